@@ -1,0 +1,167 @@
+//! The config: one TOML file, parsed and checked once, at the edge. What gets past [`Config::load`] cannot be wrong.
+
+use crate::delivery::Policy;
+use crate::profile::Profile;
+use ipnet::IpNet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A value that must not be shown: its `Debug` prints `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret<T>(T);
+
+impl<T> Secret<T> {
+    pub fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value itself, for the one place that needs it.
+    pub fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> std::fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The whole config.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `DATABASE_URL`, else `database_url`; `None` where neither is given (only `sluice dev` and `config check` can do without).
+    pub database_url: Option<Secret<String>>,
+    pub ingest: Ingest,
+    pub worker: Worker,
+    pub sources: Vec<Source>,
+    pub sinks: Vec<Sink>,
+}
+
+/// `[ingest]`: the process that takes events in.
+#[derive(Debug, Clone)]
+pub struct Ingest {
+    /// Where webhooks are received. Default 127.0.0.1:8080.
+    pub listen: SocketAddr,
+    /// `/livez`, `/readyz`, `/metrics`; not served when absent.
+    pub ops_listen: Option<SocketAddr>,
+    /// Largest request body, in bytes: `body_max`, default 1 MiB.
+    pub body_bytes_max: usize,
+    /// For the whole request head: `header_timeout`, default 10 s. Also how long an idle connection is kept.
+    pub header_timeout: Duration,
+    /// For the whole body: `body_timeout`, default 10 s.
+    pub body_timeout: Duration,
+    /// From the verified request to its commit; after that 503: `commit_timeout`, default 2.5 s.
+    pub commit_timeout: Duration,
+    /// Open connections at once: `connections_max`, default 8192. Further ones wait in the listen queue.
+    pub connections_max: usize,
+    /// Verified events that wait for their commit: `queue_events`, default 8192. Beyond it: 503.
+    pub queue_events_max: usize,
+    /// The same in bytes: `queue_bytes`, default 64 MiB.
+    pub queue_bytes_max: usize,
+    /// Connections that commit: `committers`, default 2.
+    pub committers: usize,
+    /// Events in one commit: `batch_events`, default 1000. A batch also ends at 4 MiB.
+    pub batch_events_max: usize,
+    /// After SIGTERM, for requests under way: `drain_timeout`, default 20 s.
+    pub drain_timeout: Duration,
+}
+
+/// `[worker]`: the process that delivers.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// `/livez`, `/readyz`, `/metrics`; not served when absent.
+    pub ops_listen: Option<SocketAddr>,
+    /// After SIGTERM, for tries in flight: `drain_timeout`, default 20 s.
+    pub drain_timeout: Duration,
+    /// Rows read ahead for each sink: `read_ahead`, default 1000.
+    pub read_ahead: usize,
+    /// How often an idle worker asks for rows: `poll`, default 1 s.
+    pub poll: Duration,
+}
+
+/// `[[source]]`: one route, `/webhooks/{name}`.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub name: Arc<str>,
+    pub profile: Profile,
+    /// At least one, none empty. All are tried, so that one can be rotated.
+    pub secrets: Vec<Secret<String>>,
+    /// Events of any other company are quarantined; `None`: all are taken.
+    pub company_id: Option<String>,
+    /// Older requests are quarantined: `timestamp_window`, default 26 h.
+    pub timestamp_window: Duration,
+}
+
+/// `[[sink]]`: where events go.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    /// Letters, digits, `.`, `_`, `-`; at most 63.
+    pub name: Arc<str>,
+    pub kind: SinkKind,
+    /// Event types routed to it; `None`: all.
+    pub events: Option<Vec<String>>,
+    /// Deliveries in flight at once, in each worker process: default 32.
+    pub concurrency: usize,
+    /// For one try: default 8 s.
+    pub timeout: Duration,
+    /// `retry = { max_attempts, initial, factor, cap }`: default 12, 2 s, 3, 1 h.
+    pub policy: Policy,
+    /// `order`: "key" (default) or "none".
+    pub ordered: bool,
+    /// Tries a second for the sink as a whole, over all workers: `rate`; `None`: no limit.
+    pub rate_per_second: Option<f64>,
+    pub breaker: Breaker,
+}
+
+/// `breaker = { failures, rest, cap }` of a sink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Breaker {
+    /// This many failures in a row that blame the sink open it: default 5.
+    pub failures: u32,
+    /// How long it rests at first: default 1 s. Doubled each time a probe fails.
+    pub rest: Duration,
+    /// The longest rest: default 30 s.
+    pub cap: Duration,
+}
+
+/// What is particular to each kind of sink.
+#[derive(Debug, Clone)]
+pub enum SinkKind {
+    Http(HttpSink),
+    File(FileSink),
+    Null,
+}
+
+/// `kind = "http"`.
+#[derive(Debug, Clone)]
+pub struct HttpSink {
+    /// http or https; may itself be a secret.
+    pub url: Secret<String>,
+    /// Sent with every request: `headers`.
+    pub headers: Vec<(String, Secret<String>)>,
+    /// Private ranges it may reach: `allow`; none by default.
+    pub allow: Vec<IpNet>,
+    /// When set, requests carry Standard Webhooks headers: `signing_secret`, raw or `whsec_` + base64.
+    pub signing_secret: Option<Secret<Vec<u8>>>,
+}
+
+/// `kind = "file"`.
+#[derive(Debug, Clone)]
+pub struct FileSink {
+    /// Created when absent; lines are appended.
+    pub path: PathBuf,
+}
+
+impl SinkKind {
+    /// The config's word for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            SinkKind::Http(_) => "http",
+            SinkKind::File(_) => "file",
+            SinkKind::Null => "null",
+        }
+    }
+}

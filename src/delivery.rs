@@ -1,0 +1,149 @@
+//! What became of a try, and what follows from it. Pure: no I/O, no clock.
+
+use crate::backoff::Backoff;
+use std::time::Duration;
+
+/// What became of one try, as the sink tells it. An error carries its decision: see [`Blame`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The sink has it. `status` is the protocol's answer, where it has numbers.
+    Delivered { status: Option<u16> },
+    /// The sink has no need of it; `reason` is kept in `deliveries.last_error`.
+    Skipped { reason: String },
+    /// It is not there, or we cannot know.
+    Failed(Failure),
+}
+
+/// A try that failed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    pub blame: Blame,
+    /// Status of the sink's answer; `None` where it gave none.
+    pub status: Option<u16>,
+    /// What happened, for people: no secret, no payload, no personal data.
+    pub error: String,
+    /// The beginning of the sink's answer, at most [`RESPONSE_CHARS_MAX`] characters.
+    pub response: Option<String>,
+    /// How long the sink asked us to wait (`Retry-After`), not yet clamped.
+    pub retry_after: Option<Duration>,
+}
+
+/// How much of a sink's answer is kept in `attempts.response`.
+pub const RESPONSE_CHARS_MAX: usize = 1000;
+
+/// What a failure says about the next try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// This event may go through later (a 500, a 409 that may clear).
+    Event,
+    /// The sink is in trouble, whatever the event (no connection, timeout, 408, 502, 503, 504).
+    Sink,
+    /// The sink asks for less (429): nothing is wrong with the event, so no attempt is burnt.
+    RateLimit,
+    /// The sink refuses us (401, 403): a wrong credential buries nothing.
+    Refused,
+    /// No later try can succeed (400, 404, 410, 413, 422, a redirect).
+    Permanent,
+}
+
+/// When to try again, and when to give up. One per sink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Tries before a delivery is dead; at least 1.
+    pub max_attempts: u32,
+    pub backoff: Backoff,
+    /// How long the whole sink rests when it refuses us or asks for less without saying for how long.
+    pub rest: Duration,
+    /// The longest wait that a sink's `Retry-After` can ask for.
+    pub retry_after_max: Duration,
+}
+
+/// What follows from an outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    Delivered,
+    Skipped,
+    /// Try this delivery again after this long; the attempt counts.
+    Retry(Duration),
+    /// Give it up; the failure says why.
+    Dead,
+    /// The sink, not the event: no attempt is burnt, and the whole sink rests for this long.
+    Rest(Duration),
+}
+
+/// Decides what becomes of a delivery after its try number `attempt` (1 is the first).
+///
+/// `sink_resting` says that the sink's breaker is not closed: then trouble that blames the sink burns no
+/// attempt. `jitter` is uniform in `[0, 1)`.
+pub fn decide(outcome: &Outcome, attempt: u32, policy: &Policy, sink_resting: bool, jitter: f64) -> Decision {
+    let failure = match outcome {
+        Outcome::Delivered { .. } => return Decision::Delivered,
+        Outcome::Skipped { .. } => return Decision::Skipped,
+        Outcome::Failed(failure) => failure,
+    };
+    let asked = failure.retry_after.map(|after| after.min(policy.retry_after_max));
+    match failure.blame {
+        Blame::Permanent => Decision::Dead,
+        Blame::RateLimit | Blame::Refused => Decision::Rest(asked.unwrap_or(policy.rest).max(REST_MIN)),
+        Blame::Sink if sink_resting => Decision::Rest(asked.unwrap_or(policy.rest).max(REST_MIN)),
+        Blame::Sink | Blame::Event if attempt >= policy.max_attempts => Decision::Dead,
+        Blame::Sink | Blame::Event => {
+            let backoff = policy.backoff.delay(attempt, jitter);
+            // The sink's wish is a floor: coming earlier than asked is what it asked us not to do.
+            Decision::Retry(asked.map_or(backoff, |asked| asked.max(backoff)))
+        }
+    }
+}
+
+/// The shortest rest: a `Retry-After: 0` must not turn into a busy loop.
+const REST_MIN: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        let backoff = Backoff { initial: Duration::from_secs(2), factor: 3.0, cap: Duration::from_secs(3600) };
+        Policy { max_attempts: 3, backoff, rest: Duration::from_secs(5), retry_after_max: Duration::from_secs(600) }
+    }
+
+    fn failed(blame: Blame, retry_after: Option<u64>) -> Outcome {
+        let retry_after = retry_after.map(Duration::from_secs);
+        Outcome::Failed(Failure { blame, status: None, error: "x".into(), response: None, retry_after })
+    }
+
+    #[test]
+    fn a_delivery_is_dead_after_its_last_attempt_and_not_before() {
+        let event = failed(Blame::Event, None);
+        assert_eq!(decide(&event, 2, &policy(), false, 0.5), Decision::Retry(Duration::from_secs(3)));
+        assert_eq!(decide(&event, 3, &policy(), false, 0.5), Decision::Dead);
+    }
+
+    #[test]
+    fn trouble_of_the_sink_burns_no_attempt_while_its_breaker_is_open() {
+        let sink = failed(Blame::Sink, None);
+        assert_eq!(decide(&sink, 99, &policy(), true, 0.5), Decision::Rest(Duration::from_secs(5)));
+        assert_eq!(decide(&sink, 3, &policy(), false, 0.5), Decision::Dead);
+    }
+
+    #[test]
+    fn a_refused_credential_or_a_rate_limit_buries_nothing() {
+        for blame in [Blame::Refused, Blame::RateLimit] {
+            assert!(matches!(decide(&failed(blame, None), 99, &policy(), false, 0.0), Decision::Rest(_)));
+        }
+    }
+
+    #[test]
+    fn retry_after_is_a_floor_and_is_clamped() {
+        let asked = |secs| decide(&failed(Blame::Event, Some(secs)), 1, &policy(), false, 0.5);
+        assert_eq!(asked(0), Decision::Retry(Duration::from_secs(1)));
+        assert_eq!(asked(60), Decision::Retry(Duration::from_secs(60)));
+        assert_eq!(asked(1_000_000), Decision::Retry(Duration::from_secs(600)));
+    }
+
+    #[test]
+    fn a_rate_limit_without_a_wait_does_not_become_a_busy_loop() {
+        let zero = decide(&failed(Blame::RateLimit, Some(0)), 1, &policy(), false, 0.5);
+        assert_eq!(zero, Decision::Rest(REST_MIN));
+    }
+}

@@ -1,0 +1,16 @@
+//! Sluice: a durable webhook inbox.
+//!
+//! Signed events come in over HTTP ([`ingest`]), are committed to Postgres before they are acknowledged ([`store`]), and
+//! leave to every downstream [`sink`] with that sink's own retries ([`worker`]). The two processes meet only in Postgres.
+//!
+//! Pure, at the bottom: [`event`], [`delivery`], [`signature`], [`backoff`], [`profile`]. docs/ARCHITECTURE.md is the map.
+
+pub mod backoff;
+pub mod clock;
+pub mod config;
+pub mod delivery;
+pub mod event;
+pub mod profile;
+pub mod signature;
+pub mod sink;
+pub mod store;

@@ -1,0 +1,135 @@
+//! Signatures over raw bytes: parsed strictly, compared in constant time. Pure.
+
+use crate::profile::{Encoding, Part, Profile};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::{Choice, ConstantTimeEq};
+
+/// HMAC-SHA256 has 32 bytes.
+const MAC_BYTES: usize = 32;
+
+/// A request's timestamp: digits only, kept as it came, because that is what was signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timestamp<'a> {
+    text: &'a str,
+    unix_ms: i64,
+}
+
+impl<'a> Timestamp<'a> {
+    /// Longest accepted: enough for milliseconds with leading zeros, and far from overflow.
+    const DIGITS_MAX: usize = 18;
+    /// Seconds reach this in the year 5138; milliseconds passed it in 1973.
+    const MILLISECONDS_FROM: i64 = 100_000_000_000;
+
+    /// Parses Unix time in seconds, or in milliseconds by magnitude. `None` for anything but 1–18 digits.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        if !(1..=Self::DIGITS_MAX).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let number: i64 = text.parse().ok()?;
+        let unix_ms = if number >= Self::MILLISECONDS_FROM { number } else { number * 1000 };
+        Some(Self { text, unix_ms })
+    }
+
+    /// As it came.
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// Milliseconds since 1970.
+    pub fn unix_ms(&self) -> i64 {
+        self.unix_ms
+    }
+}
+
+/// Whether `signature`, as the header carried it, was made with any of `secrets`. Every secret is tried, without an early exit.
+pub fn verify<'a>(
+    profile: &Profile,
+    secrets: impl IntoIterator<Item = &'a [u8]>,
+    timestamp: Timestamp<'_>,
+    body: &[u8],
+    signature: &[u8],
+) -> bool {
+    let Some(claimed) = decode(profile.encoding, signature) else { return false };
+    let verified =
+        secrets.into_iter().fold(Choice::from(0), |found, secret| found | mac(profile, secret, timestamp.text, body).ct_eq(&claimed));
+    verified.into()
+}
+
+/// Signs a body as the provider would: the header's value.
+pub fn sign(profile: &Profile, secret: &[u8], timestamp: &str, body: &[u8]) -> String {
+    let mac = mac(profile, secret, timestamp, body);
+    match profile.encoding {
+        Encoding::Hex => hex::encode(mac),
+        Encoding::Base64 => STANDARD.encode(mac),
+    }
+}
+
+fn mac(profile: &Profile, secret: &[u8], timestamp: &str, body: &[u8]) -> [u8; MAC_BYTES] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
+    for part in &profile.signed {
+        match part {
+            Part::Timestamp => mac.update(timestamp.as_bytes()),
+            Part::Body => mac.update(body),
+            Part::Literal(text) => mac.update(text.as_bytes()),
+        }
+    }
+    mac.finalize().into_bytes().into()
+}
+
+/// Decodes to exactly 32 bytes, or not at all. The claimed signature is no secret, so its shape may be checked quickly.
+fn decode(encoding: Encoding, signature: &[u8]) -> Option<[u8; MAC_BYTES]> {
+    let mut bytes = [0; MAC_BYTES];
+    match encoding {
+        Encoding::Hex => hex::decode_to_slice(signature, &mut bytes).ok()?,
+        Encoding::Base64 => bytes = STANDARD.decode(signature).ok()?.try_into().ok()?,
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_is_digits_and_nothing_else() {
+        for bad in ["", "-1", "+1", "1.0", "1e9", "0x10", "1 2", " 1", "1 ", "\u{0661}", &"1".repeat(19), &"1".repeat(10_000)] {
+            assert_eq!(Timestamp::parse(bad), None, "{bad}");
+        }
+        assert_eq!(Timestamp::parse("1700000000").unwrap().unix_ms(), 1_700_000_000_000);
+        assert_eq!(Timestamp::parse("1700000000123").unwrap().unix_ms(), 1_700_000_000_123);
+        assert_eq!(Timestamp::parse("0001700000000").unwrap().unix_ms(), 1_700_000_000_000);
+        assert_eq!(Timestamp::parse("0001700000000").unwrap().text(), "0001700000000");
+    }
+
+    #[test]
+    fn a_signature_verifies_with_any_of_the_secrets_in_either_case_and_not_otherwise() {
+        let (profile, timestamp, body) = (Profile::mindtickle(), Timestamp::parse("1700000000").unwrap(), b"{}".as_slice());
+        let verify = |secrets: &[&[u8]], signature: &[u8]| verify(&profile, secrets.iter().copied(), timestamp, body, signature);
+        let signature = sign(&profile, b"new", "1700000000", body);
+        assert!(verify(&[b"old", b"new"], signature.as_bytes()));
+        assert!(verify(&[b"new", b"old"], signature.to_uppercase().as_bytes()));
+        assert!(!verify(&[b"old"], signature.as_bytes()));
+        assert!(!verify(&[], signature.as_bytes()));
+        for bad in [
+            "",
+            &signature[1..],
+            &format!("{signature}0"),
+            &format!("sha256={signature}"),
+            &"0".repeat(64),
+            &"z".repeat(64),
+            &"a".repeat(10_000),
+        ] {
+            assert!(!verify(&[b"new"], bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_signed_string_is_the_published_hmac_of_timestamp_colon_body() {
+        // printf '1700000000:{}' | openssl dgst -sha256 -hmac s3cret
+        let signature = sign(&Profile::mindtickle(), b"s3cret", "1700000000", b"{}");
+        assert_eq!(signature, "60622de3014ee32d4d2aa963447209dd24d8c7d1b842ea441d6171b667750454");
+    }
+}

@@ -1,0 +1,87 @@
+//! Where events go. One file a kind, behind one contract.
+//!
+//! # The contract
+//!
+//! Delivery is **at least once**: a worker that dies between the sink's answer and the record of it tries again, so a
+//! sink must tolerate the same delivery twice. It gets the same [`Delivery::idempotency_key`] and the same bytes on
+//! every try and replay, and never the time of day.
+//!
+//! A sink answers for each delivery of the batch, in the batch's order, and in bounded time: the worker cancels a call
+//! that overruns the sink's `timeout` by dropping its future, and counts that as [`Blame::Sink`](crate::delivery::Blame).
+//! It does not retry, sleep or log by itself: what should happen next is in the outcome's
+//! [`Blame`](crate::delivery::Blame). Its errors name what happened, and never a secret, a payload or a URL's query.
+
+pub mod address;
+pub mod file;
+pub mod http;
+pub mod null;
+
+use crate::config;
+use crate::delivery::Outcome;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use std::pin::Pin;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// One event owed to one sink, as the sink sees it.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// `events.source`.
+    pub source: Arc<str>,
+    /// `events.event_id`: 1–200 printable ASCII characters.
+    pub event_id: String,
+    /// `events.type`; `None` where the payload names none.
+    pub event_type: Option<String>,
+    /// `events.order_key`; `None` for an event without a user.
+    pub order_key: Option<String>,
+    /// When the event was committed.
+    pub received_at: DateTime<Utc>,
+    /// The exact signed bytes.
+    pub payload: Bytes,
+    /// The `traceparent` that the event came with, if any.
+    pub traceparent: Option<String>,
+    /// The same on every try and replay: see [`idempotency_key`].
+    pub idempotency_key: Uuid,
+}
+
+/// The answers to a batch: one [`Outcome`] for each delivery, in its order.
+pub type Outcomes<'a> = Pin<Box<dyn Future<Output = Vec<Outcome>> + Send + 'a>>;
+
+/// A sink. See the module's documentation for what it promises.
+pub trait Sink: Send + Sync + 'static {
+    /// Delivers a batch of 1 to [`Sink::batch_max`] deliveries; no two of one order key.
+    fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a>;
+
+    /// The largest batch that [`Sink::deliver`] takes.
+    fn batch_max(&self) -> usize {
+        1
+    }
+}
+
+/// Opens the sink that the config describes. Touches no network: an unreachable sink is not a reason not to start.
+pub fn open(sink: &config::Sink) -> Result<Arc<dyn Sink>, OpenError> {
+    Ok(match &sink.kind {
+        config::SinkKind::Http(http) => Arc::new(http::HttpSink::new(http, sink.concurrency)?),
+        config::SinkKind::File(file) => Arc::new(file::FileSink::open(&file.path)?),
+        config::SinkKind::Null => Arc::new(null::NullSink),
+    })
+}
+
+/// Why a sink could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot open {path} for appending: {source}; check that its folder exists and is writable")]
+    File { path: String, source: std::io::Error },
+    #[error("cannot set up TLS: {0}; install the system's CA certificates (Debian: ca-certificates)")]
+    Tls(std::io::Error),
+}
+
+/// UUIDv5 of (source, event id, sink): the same on every try and every replay, different for every sink.
+pub fn idempotency_key(source: &str, event_id: &str, sink: &str) -> Uuid {
+    // The parts are joined by a byte that none of them can hold, so no two triples share a name.
+    Uuid::new_v5(&NAMESPACE, format!("{source}\n{event_id}\n{sink}").as_bytes())
+}
+
+/// Sluice's own namespace, a random UUID fixed for ever.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6f0d_9a52_3c1e_4b7a_9e68_2d51_8f3b_c0a4);
