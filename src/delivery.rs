@@ -71,28 +71,38 @@ pub enum Decision {
     Rest(Duration),
 }
 
-/// Decides what becomes of a delivery after its try number `attempt` (1 is the first).
-///
-/// `sink_resting` says that the sink's breaker is not closed: then trouble that blames the sink burns no
-/// attempt. `jitter` is uniform in `[0, 1)`.
-pub fn decide(outcome: &Outcome, attempt: u32, policy: &Policy, sink_resting: bool, jitter: f64) -> Decision {
+/// How the sink stood when a try ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// Its breaker is not closed: trouble that blames the sink burns no attempt.
+    pub resting: bool,
+    /// Others went through since this delivery last blamed the sink: so it is this delivery's own trouble after all.
+    pub others_succeed: bool,
+}
+
+/// Decides what becomes of a delivery after its try number `attempt` (1 is the first); `jitter` is uniform in `[0, 1)`.
+pub fn decide(outcome: &Outcome, attempt: u32, policy: &Policy, standing: Standing, jitter: f64) -> Decision {
     let failure = match outcome {
         Outcome::Delivered { .. } => return Decision::Delivered,
         Outcome::Skipped { .. } => return Decision::Skipped,
         Outcome::Failed(failure) => failure,
     };
     let asked = failure.retry_after.map(|after| after.min(policy.retry_after_max));
-    match failure.blame {
-        Blame::Permanent => Decision::Dead,
-        Blame::RateLimit | Blame::Refused => Decision::Rest(asked.unwrap_or(policy.rest).max(REST_MIN)),
-        Blame::Sink if sink_resting => Decision::Rest(asked.unwrap_or(policy.rest).max(REST_MIN)),
-        Blame::Sink | Blame::Event if attempt >= policy.max_attempts => Decision::Dead,
-        Blame::Sink | Blame::Event => {
-            let backoff = policy.backoff.delay(attempt, jitter);
-            // The sink's wish is a floor: coming earlier than asked is what it asked us not to do.
-            Decision::Retry(asked.map_or(backoff, |asked| asked.max(backoff)))
-        }
+    let blames_sink = match failure.blame {
+        Blame::Permanent => return Decision::Dead,
+        Blame::RateLimit | Blame::Refused => true,
+        Blame::Sink => standing.resting,
+        Blame::Event => false,
+    };
+    if blames_sink && !standing.others_succeed {
+        return Decision::Rest(asked.unwrap_or(policy.rest).max(REST_MIN));
     }
+    if attempt >= policy.max_attempts {
+        return Decision::Dead;
+    }
+    let backoff = policy.backoff.delay(attempt, jitter);
+    // The sink's wish is a floor: coming earlier than asked is what it asked us not to do.
+    Decision::Retry(asked.map_or(backoff, |asked| asked.max(backoff)))
 }
 
 /// The shortest rest: a `Retry-After: 0` must not turn into a busy loop.
@@ -101,6 +111,8 @@ const REST_MIN: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const RESTING: Standing = Standing { resting: true, others_succeed: false };
 
     fn policy() -> Policy {
         let backoff = Backoff { initial: Duration::from_secs(2), factor: 3.0, cap: Duration::from_secs(3600) };
@@ -115,27 +127,34 @@ mod tests {
     #[test]
     fn a_delivery_is_dead_after_its_last_attempt_and_not_before() {
         let event = failed(Blame::Event, None);
-        assert_eq!(decide(&event, 2, &policy(), false, 0.5), Decision::Retry(Duration::from_secs(3)));
-        assert_eq!(decide(&event, 3, &policy(), false, 0.5), Decision::Dead);
+        assert_eq!(decide(&event, 2, &policy(), Standing::default(), 0.5), Decision::Retry(Duration::from_secs(3)));
+        assert_eq!(decide(&event, 3, &policy(), Standing::default(), 0.5), Decision::Dead);
     }
 
     #[test]
     fn trouble_of_the_sink_burns_no_attempt_while_its_breaker_is_open() {
         let sink = failed(Blame::Sink, None);
-        assert_eq!(decide(&sink, 99, &policy(), true, 0.5), Decision::Rest(Duration::from_secs(5)));
-        assert_eq!(decide(&sink, 3, &policy(), false, 0.5), Decision::Dead);
+        assert_eq!(decide(&sink, 99, &policy(), RESTING, 0.5), Decision::Rest(Duration::from_secs(5)));
+        assert_eq!(decide(&sink, 3, &policy(), Standing::default(), 0.5), Decision::Dead);
     }
 
     #[test]
     fn a_refused_credential_or_a_rate_limit_buries_nothing() {
         for blame in [Blame::Refused, Blame::RateLimit] {
-            assert!(matches!(decide(&failed(blame, None), 99, &policy(), false, 0.0), Decision::Rest(_)));
+            assert!(matches!(decide(&failed(blame, None), 99, &policy(), Standing::default(), 0.0), Decision::Rest(_)));
         }
     }
 
     #[test]
+    fn a_delivery_that_is_refused_where_others_succeed_is_charged() {
+        let standing = Standing { resting: false, others_succeed: true };
+        assert!(matches!(decide(&failed(Blame::RateLimit, None), 1, &policy(), standing, 0.5), Decision::Retry(_)));
+        assert_eq!(decide(&failed(Blame::RateLimit, None), 3, &policy(), standing, 0.5), Decision::Dead);
+    }
+
+    #[test]
     fn retry_after_is_a_floor_and_is_clamped() {
-        let asked = |secs| decide(&failed(Blame::Event, Some(secs)), 1, &policy(), false, 0.5);
+        let asked = |secs| decide(&failed(Blame::Event, Some(secs)), 1, &policy(), Standing::default(), 0.5);
         assert_eq!(asked(0), Decision::Retry(Duration::from_secs(1)));
         assert_eq!(asked(60), Decision::Retry(Duration::from_secs(60)));
         assert_eq!(asked(1_000_000), Decision::Retry(Duration::from_secs(600)));
@@ -143,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_rate_limit_without_a_wait_does_not_become_a_busy_loop() {
-        let zero = decide(&failed(Blame::RateLimit, Some(0)), 1, &policy(), false, 0.5);
+        let zero = decide(&failed(Blame::RateLimit, Some(0)), 1, &policy(), Standing::default(), 0.5);
         assert_eq!(zero, Decision::Rest(REST_MIN));
     }
 }
