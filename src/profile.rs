@@ -34,6 +34,33 @@ pub enum Part {
     Literal(String),
 }
 
+impl Part {
+    /// Parses the signed string's template, `{timestamp}:{body}` for example; every other brace is refused.
+    ///
+    /// It must hold the body, once: a signature over anything less proves nothing of the event. `Err` says what is wrong.
+    pub fn parse_template(template: &str) -> Result<Vec<Part>, &'static str> {
+        let mut parts = Vec::new();
+        let mut rest = template;
+        while let Some(at) = rest.find(['{', '}']) {
+            let (literal, reference) = rest.split_at(at);
+            if !literal.is_empty() {
+                parts.push(Part::Literal(literal.to_owned()));
+            }
+            let (part, after) = [("{timestamp}", Part::Timestamp), ("{body}", Part::Body)]
+                .into_iter()
+                .find_map(|(word, part)| Some((part, reference.strip_prefix(word)?)))
+                .ok_or("must have no braces but those of `{timestamp}` and `{body}`")?;
+            parts.push(part);
+            rest = after;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Literal(rest.to_owned()));
+        }
+        let bodies = parts.iter().filter(|part| **part == Part::Body).count();
+        (bodies == 1).then_some(parts).ok_or("must hold `{body}` once")
+    }
+}
+
 /// How the signature's bytes are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -135,6 +162,20 @@ mod tests {
         let facts = read(r#"{"event":"course.completed","companyId":"acme","data":{"userId":7}}"#).unwrap();
         let expected = Facts { event_type: Some("course.completed".into()), company_id: Some("acme".into()), user: Some("7".into()) };
         assert_eq!(facts, expected);
+    }
+
+    #[test]
+    fn a_template_names_what_is_signed_and_nothing_that_is_not_known() {
+        let literal = |text: &str| Part::Literal(text.into());
+        assert_eq!(Part::parse_template("{timestamp}:{body}").unwrap(), Profile::mindtickle().signed);
+        assert_eq!(Part::parse_template("{body}").unwrap(), [Part::Body]);
+        assert_eq!(
+            Part::parse_template("v0:{timestamp}.{timestamp}{body}!").unwrap(),
+            [literal("v0:"), Part::Timestamp, literal("."), Part::Timestamp, Part::Body, literal("!")]
+        );
+        for bad in ["", "{timestamp}", "{body}{body}", "{body", "body}", "{id}{body}", "{{body}}", "{}{body}", "{ body }"] {
+            assert!(Part::parse_template(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,10 +1,27 @@
 //! The config: one TOML file, parsed and checked once, at the edge. What gets past [`Config::load`] cannot be wrong.
+//!
+//! Text to tree (`toml`), references replaced in it (`interpolate`), tree to keys with their places (`raw`), keys to what they
+//! mean (`check`, `sinks`, by way of `values` and `units`).
+
+mod check;
+mod error;
+mod interpolate;
+mod raw;
+mod sinks;
+#[cfg(test)]
+mod tests;
+mod units;
+mod values;
+
+pub use error::ConfigError;
 
 use crate::delivery::Policy;
 use crate::profile::Profile;
+use error::Problem;
 use ipnet::IpNet;
+use serde::Deserialize as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +55,41 @@ pub struct Config {
     pub worker: Worker,
     pub sources: Vec<Source>,
     pub sinks: Vec<Sink>,
+}
+
+impl Config {
+    /// Reads the config from `path`, else from where `SLUICE_CONFIG` says, else from `sluice.toml`.
+    ///
+    /// `env` is the environment: only `main` reads the real one. A variable that is set but empty counts as not set.
+    pub fn load(path: Option<&Path>, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let from_env = || env("SLUICE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let path = path.map(Path::to_path_buf).or_else(from_env).unwrap_or_else(|| PathBuf::from("sluice.toml"));
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => ConfigError::Missing { path: name.clone() },
+            _ => ConfigError::Unreadable { path: name.clone(), source },
+        })?;
+        Self::parse(&text, &name, env)
+    }
+
+    /// Parses and checks a config; `name` is what errors call it. `env` as in [`Config::load`]. Reads the files that
+    /// `${file:PATH}` names, and nothing else.
+    pub fn parse(text: &str, name: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut config = Self::parse_text(text, env).map_err(|problem| problem.locate(text, name))?;
+        if let Some(url) = env("DATABASE_URL").filter(|url| !url.is_empty()) {
+            let url = values::database_url(&raw::Scalar::Text(url)).map_err(|message| ConfigError::DatabaseUrl { message })?;
+            config.database_url = Some(url);
+        }
+        Ok(config)
+    }
+
+    fn parse_text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problem> {
+        let table = toml::de::DeTable::parse(text).map_err(|error| Problem::syntax(&error))?;
+        let mut tree = serde_spanned::Spanned::new(table.span(), toml::de::DeValue::Table(table.into_inner()));
+        interpolate::expand_all(&mut tree, &interpolate::Lookup { env, file: &interpolate::read_file })?;
+        let file = raw::File::deserialize(toml::de::ValueDeserializer::from(tree)).map_err(|error| Problem::shape(&error))?;
+        check::config(&file)
+    }
 }
 
 /// `[ingest]`: the process that takes events in.
@@ -111,6 +163,10 @@ pub struct Sink {
     pub policy: Policy,
     /// `order`: "key" (default) or "none".
     pub ordered: bool,
+    /// `on_dead`: "continue" (default), or "block": a dead delivery holds its key's later ones.
+    pub on_dead_block: bool,
+    /// `when`, which is not built yet: a config that sets it is refused, so that no filter is silently ignored.
+    pub when: Option<String>,
     /// Tries a second for the sink as a whole, over all workers: `rate`; `None`: no limit.
     pub rate_per_second: Option<f64>,
     pub breaker: Breaker,

@@ -1,0 +1,156 @@
+//! The config as it is written: which keys there are, and where each value stands. [`super::check`] says what they mean.
+//!
+//! Nothing here has a `Debug`: these are the values before it is known which of them are secret.
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
+use serde_spanned::Spanned;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A value and its place.
+pub(super) type Item = Spanned<Scalar>;
+pub(super) type List = Spanned<Vec<Item>>;
+
+/// A single value. Every key takes any of these, so that it is our message which says what the key wants, and so that a
+/// number can come out of the environment, as text.
+pub(super) enum Scalar {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+struct ScalarVisitor;
+
+impl Visitor<'_> for ScalarVisitor {
+    type Value = Scalar;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text in quotes or a number")
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Scalar, E> {
+        Ok(Scalar::Text(value.to_owned()))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Scalar, E> {
+        Ok(Scalar::Integer(value))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Scalar, E> {
+        Ok(Scalar::Float(value))
+    }
+}
+
+/// The whole file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct File {
+    pub database_url: Option<Item>,
+    #[serde(default)]
+    pub ingest: Ingest,
+    #[serde(default)]
+    pub worker: Worker,
+    #[serde(default)]
+    pub profile: Vec<Spanned<Profile>>,
+    #[serde(default)]
+    pub source: Vec<Spanned<Source>>,
+    #[serde(default)]
+    pub sink: Vec<Spanned<Sink>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: write [ingest]")]
+pub(super) struct Ingest {
+    pub listen: Option<Item>,
+    pub ops_listen: Option<Item>,
+    pub body_max: Option<Item>,
+    pub header_timeout: Option<Item>,
+    pub body_timeout: Option<Item>,
+    pub commit_timeout: Option<Item>,
+    pub connections_max: Option<Item>,
+    pub queue_events: Option<Item>,
+    pub queue_bytes: Option<Item>,
+    pub committers: Option<Item>,
+    pub batch_events: Option<Item>,
+    pub drain_timeout: Option<Item>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: write [worker]")]
+pub(super) struct Worker {
+    pub ops_listen: Option<Item>,
+    pub drain_timeout: Option<Item>,
+    pub read_ahead: Option<Item>,
+    pub poll: Option<Item>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table: write [[profile]]")]
+pub(super) struct Profile {
+    pub name: Option<Item>,
+    pub signature_header: Option<Item>,
+    pub timestamp_header: Option<Item>,
+    pub event_id_header: Option<Item>,
+    pub signed: Option<Item>,
+    pub encoding: Option<Item>,
+    pub r#type: Option<Item>,
+    pub company: Option<Item>,
+    pub user: Option<Item>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table: write [[source]]")]
+pub(super) struct Source {
+    pub name: Option<Item>,
+    pub profile: Option<Item>,
+    pub secrets: Option<List>,
+    pub company_id: Option<Item>,
+    pub timestamp_window: Option<Item>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table: write [[sink]]")]
+pub(super) struct Sink {
+    pub name: Option<Item>,
+    pub kind: Option<Item>,
+    pub events: Option<List>,
+    pub when: Option<Item>,
+    pub concurrency: Option<Item>,
+    pub timeout: Option<Item>,
+    #[serde(default)]
+    pub retry: Retry,
+    pub order: Option<Item>,
+    pub on_dead: Option<Item>,
+    pub rate: Option<Item>,
+    #[serde(default)]
+    pub breaker: Breaker,
+    pub url: Option<Item>,
+    pub headers: Option<Spanned<BTreeMap<Spanned<String>, Item>>>,
+    pub allow: Option<List>,
+    pub signing_secret: Option<Item>,
+    pub path: Option<Item>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default, expecting = "a table such as { max_attempts = 12, initial = \"2s\", factor = 3, cap = \"1h\" }")]
+pub(super) struct Retry {
+    pub max_attempts: Option<Item>,
+    pub initial: Option<Item>,
+    pub factor: Option<Item>,
+    pub cap: Option<Item>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default, expecting = "a table such as { failures = 5, rest = \"1s\", cap = \"30s\" }")]
+pub(super) struct Breaker {
+    pub failures: Option<Item>,
+    pub rest: Option<Item>,
+    pub cap: Option<Item>,
+}
