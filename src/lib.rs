@@ -11,6 +11,8 @@ pub mod config;
 pub mod delivery;
 pub mod event;
 pub mod profile;
+pub mod shutdown;
 pub mod signature;
 pub mod sink;
 pub mod store;
+pub mod worker;

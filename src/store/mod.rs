@@ -3,5 +3,7 @@
 //! Queries are checked at compile time against the schema (`.sqlx` holds what was found, so that a build needs no database).
 
 pub mod deliveries;
+pub mod hints;
 pub mod lanes;
+pub mod options;
 pub mod sinks;

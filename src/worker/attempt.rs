@@ -20,7 +20,7 @@ pub async fn run(shared: Arc<Shared>, pipe: Arc<Pipe>) {
     loop {
         let pause = start_tries(&shared, &pipe).await;
         tokio::select! {
-            () = shared.shutdown.soft() => return,
+            () = shared.shutdown.begun() => return,
             () = pipe.wake.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
@@ -33,7 +33,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// Starts what can be started; returns how long until it is worth looking again without a wake-up.
 async fn start_tries(shared: &Arc<Shared>, pipe: &Arc<Pipe>) -> Duration {
     loop {
-        if shared.shutdown.is_soft() || pipe.paused.load(Ordering::Relaxed) || shared.store_down.load(Ordering::Relaxed) {
+        if shared.shutdown.is_begun() || pipe.paused.load(Ordering::Relaxed) || shared.store_down.load(Ordering::Relaxed) {
             return IDLE;
         }
         let Some(tries) = shared.lease.tries() else { return IDLE };
@@ -66,7 +66,7 @@ async fn start_tries(shared: &Arc<Shared>, pipe: &Arc<Pipe>) -> Duration {
         }
         pipe.in_flight.fetch_add(1, Ordering::Relaxed);
         let (shared, pipe) = (shared.clone(), pipe.clone());
-        shared.clone().shutdown.tasks().spawn(async move {
+        shared.clone().shutdown.spawn(async move {
             // A worker without a lease must not go on: what it was doing belongs to another now.
             let done = tries.run_until_cancelled(attempt(&shared, &pipe, batch)).await.is_some();
             pipe.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -339,7 +339,7 @@ fn open_breaker(shared: &Arc<Shared>, pipe: &Arc<Pipe>, asked: Option<Duration>,
     pipe.breaker().open(rest, now);
     pipe.metrics.breaker_open.set(1.0);
     let (shared, pipe, reason) = (shared.clone(), pipe.clone(), reason.to_owned());
-    shared.clone().shutdown.tasks().spawn(async move {
+    shared.clone().shutdown.spawn(async move {
         let (seconds, cap) = (rest.as_secs_f64(), pipe.config.breaker.cap.as_secs_f64());
         let opened = shared.control(async |conn| sinks::open_breaker(conn, &pipe.name, seconds, cap, asked.is_some(), &reason).await).await;
         match opened {
@@ -356,7 +356,7 @@ fn open_breaker(shared: &Arc<Shared>, pipe: &Arc<Pipe>, asked: Option<Duration>,
 fn close_breaker(shared: &Arc<Shared>, pipe: &Arc<Pipe>) {
     pipe.metrics.breaker_open.set(0.0);
     let (shared, pipe) = (shared.clone(), pipe.clone());
-    shared.clone().shutdown.tasks().spawn(async move {
+    shared.clone().shutdown.spawn(async move {
         match shared.control(async |conn| sinks::close_breaker(conn, &pipe.name).await).await {
             Ok(()) => tracing::info!(sink = %pipe.name, "the sink is back"),
             Err(error) => tracing::warn!(sink = %pipe.name, %error, "the sink is back; other workers could not be told"),

@@ -41,7 +41,7 @@ pub async fn run(shared: Arc<Shared>) {
         let until = shared.pipes.iter().filter_map(|pipe| pipe.queue().next_due()).min().map(|due| shared.clock.instant_of(due));
         let until = until.map_or(next_poll, |due| due.min(next_poll));
         tokio::select! {
-            () = shared.shutdown.soft() => return,
+            () = shared.shutdown.begun() => return,
             () = shared.fetch.notified() => {}
             () = tokio::time::sleep_until(until.into()) => {}
         }
@@ -56,7 +56,7 @@ pub async fn run(shared: Arc<Shared>) {
                 tracing::warn!(%error, "cannot read deliveries; trying again");
                 shared.hinted.store(true, Ordering::Relaxed);
                 tokio::select! {
-                    () = shared.shutdown.soft() => return,
+                    () = shared.shutdown.begun() => return,
                     () = tokio::time::sleep(Duration::from_millis(300)) => {}
                 }
                 continue;

@@ -68,7 +68,7 @@ pub async fn run(shared: Arc<Shared>, mut writes: mpsc::UnboundedReceiver<Write>
         } else {
             let pause = tokio::time::sleep_until(locked_again_at.into());
             tokio::select! {
-                count = writes.recv_many(&mut batch, BATCH_MAX) => if count == 0 && shared.shutdown.is_hard() { return },
+                count = writes.recv_many(&mut batch, BATCH_MAX) => if count == 0 && shared.shutdown.is_aborted() { return },
                 () = pause => {}
             }
             if clock::instant() >= locked_again_at {
@@ -110,7 +110,7 @@ async fn record(shared: &Shared, session: &mut Session, batch: Vec<Write>, wary_
                 shared.store_down.store(true, Ordering::Relaxed);
                 tracing::warn!(rows = batch.len(), %error, "cannot record outcomes; trying again");
                 tokio::select! {
-                    () = shared.shutdown.hard() => return None,
+                    () = shared.shutdown.aborted() => return None,
                     () = tokio::time::sleep(Duration::from_millis(300)) => {}
                 }
             }

@@ -120,6 +120,11 @@ impl Lane {
         }
     }
 
+    /// Fresh rows from this position on are to be read again.
+    pub fn rewind_to(&mut self, position: i64) {
+        self.rewind = Some(self.rewind.map_or(position, |other| other.min(position)));
+    }
+
     /// Makes later events of a key than `head` wait until `due`.
     pub fn block(&mut self, key: u64, head: i64, due: DateTime<Utc>) {
         let blocked = self.blocked.entry(key).or_insert(Blocked { head, due, recording: 0, unseen_by: 0 });

@@ -406,7 +406,7 @@ impl<T> Queue<T> {
             && let Some(lane) = self.lanes.get_mut(&place.lane)
         {
             if let Some(from) = key.more_fresh {
-                lane.rewind = Some(lane.rewind.map_or(from, |other| other.min(from)));
+                lane.rewind_to(from);
             }
             if key.more_waiting {
                 lane.waiting.rewind();

@@ -153,9 +153,11 @@ impl<T> Queue<T> {
             let rewinding = std::mem::take(&mut lane.rewinding);
             if !rewinding.is_empty() {
                 // Keys that still have room may have rows beyond the last one read.
-                for key in rewinding.iter().filter(|_| full).filter_map(|name| self.keys.get_mut(name)).filter(|key| key.more_fresh.is_none()) {
-                    key.more_fresh = Some(found.fresh_last + 1);
-                    lane.rewind = Some(lane.rewind.map_or(found.fresh_last + 1, |from| from.min(found.fresh_last + 1)));
+                for name in rewinding.iter().filter(|_| full) {
+                    if let Some(key) = self.keys.get_mut(name).filter(|key| key.more_fresh.is_none()) {
+                        key.more_fresh = Some(found.fresh_last + 1);
+                        lane.rewind_to(found.fresh_last + 1);
+                    }
                 }
             } else {
                 lane.cursor = if full { found.fresh_last } else { lane.cursor.max(found.fresh_last) };
@@ -179,9 +181,11 @@ impl<T> Queue<T> {
         for wanted in plan {
             let Some(lane) = self.lanes.get_mut(&wanted.lane) else { continue };
             if let Some((after, _)) = wanted.fresh {
-                for key in std::mem::take(&mut lane.rewinding).iter().filter_map(|name| self.keys.get_mut(name)) {
-                    key.more_fresh = Some(after + 1);
-                    lane.rewind = Some(after + 1);
+                for name in std::mem::take(&mut lane.rewinding) {
+                    if let Some(key) = self.keys.get_mut(&name) {
+                        key.more_fresh = Some(after + 1);
+                        lane.rewind_to(after + 1);
+                    }
                 }
                 lane.more_fresh = true;
             }

@@ -1,0 +1,281 @@
+//! The lease, and what follows from it: which lanes this worker owns, how many the others need, and when to let go.
+//!
+//! Two tasks. The renewer keeps the lease; the balancer gives lanes away, takes free ones, and sees to it that their
+//! waiting heads are known before their first try. They are apart because a balance may take long, and a renewal must not.
+
+use super::Shared;
+use super::breaker;
+use super::pipe::Pipe;
+use crate::clock;
+use crate::event::{LANES, fnv1a};
+use crate::store::{deliveries, lanes, sinks};
+use lanes::{Renewal, SinkState};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// A third of the lease: two renewals may fail before it is lost.
+const RENEW_EVERY: Duration = Duration::from_millis(3333);
+
+/// How long before the lease ends tries are abandoned.
+const MARGIN: Duration = Duration::from_millis(700);
+
+/// How often lanes that are being handed over are looked at.
+const HANDOVER_EVERY: Duration = Duration::from_millis(10);
+
+/// This process's lease, as its tasks see it.
+pub struct Lease {
+    id: AtomicI64,
+    /// Milliseconds after `origin` at which tries must have ended.
+    until_ms: AtomicU64,
+    origin: Instant,
+    /// Ends all tries begun under this lease.
+    tries: Mutex<CancellationToken>,
+}
+
+impl Lease {
+    pub fn new() -> Self {
+        Self { id: AtomicI64::new(0), until_ms: AtomicU64::new(0), origin: clock::instant(), tries: Mutex::default() }
+    }
+
+    /// A token that ends when tries must: `None` when none may begin.
+    pub fn tries(&self) -> Option<CancellationToken> {
+        (clock::instant() < self.until()).then(|| self.tries.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Whether tries may begin.
+    pub fn is_live(&self) -> bool {
+        clock::instant() < self.until()
+    }
+
+    fn until(&self) -> Instant {
+        self.origin + Duration::from_millis(self.until_ms.load(Ordering::Acquire))
+    }
+
+    /// The renewal that was sent at this time went through: counted from before it was sent, the lease cannot be shorter.
+    fn extend(&self, sent: Instant) {
+        let until = sent + Duration::from_secs_f64(lanes::LEASE_SECONDS) - MARGIN;
+        self.until_ms.store(until.saturating_duration_since(self.origin).as_millis() as u64, Ordering::Release);
+    }
+
+    /// No try may begin or go on.
+    fn end(&self) {
+        self.until_ms.store(0, Ordering::Release);
+        std::mem::take(&mut *self.tries.lock().unwrap_or_else(PoisonError::into_inner)).cancel();
+    }
+}
+
+/// Keeps the lease until `shared.left`; publishes what each renewal saw.
+pub async fn renew(shared: Arc<Shared>, seen: watch::Sender<Option<Arc<Renewal>>>) {
+    let mut epoch = 0;
+    let mut expires_in = None;
+    loop {
+        let sent = clock::instant();
+        match tick(&shared, &mut epoch).await {
+            Ok(Some(renewal)) => {
+                shared.lease.extend(sent);
+                shared.clock.set(renewal.now, sent, clock::instant());
+                follow(&shared, &renewal, sent);
+                expires_in = renewal.next_expiry_seconds;
+                shared.metrics_lease(&renewal);
+                seen.send_replace(Some(Arc::new(renewal)));
+                shared.wake_all();
+            }
+            Ok(None) => {
+                tracing::warn!("the lease was lost: its tries are abandoned, its lanes may be another's; taking a new one");
+                lose(&shared);
+                continue;
+            }
+            Err(error) => tracing::warn!(%error, "cannot renew the lease; trying again"),
+        }
+        flush_counts(&shared).await;
+        if !shared.lease.is_live() && shared.lease.id.load(Ordering::Relaxed) != 0 {
+            tracing::warn!("the lease could not be renewed in time: its tries are abandoned");
+            lose(&shared);
+        }
+        let failing = clock::instant() > sent + RENEW_EVERY || !shared.lease.is_live();
+        let pause = if failing { Duration::from_millis(500) } else { RENEW_EVERY };
+        // Another worker's lease may end sooner: then its lanes are free.
+        let pause = expires_in.filter(|seconds| *seconds > 0.0).map_or(pause, |seconds| pause.min(Duration::from_secs_f64(seconds + 0.02)));
+        tokio::select! {
+            () = shared.left.cancelled() => return,
+            () = shared.renew.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// One renewal, or the first one of a new lease. Gives up while there is still time to abandon the tries.
+async fn tick(shared: &Shared, epoch: &mut i32) -> Result<Option<Renewal>, sqlx::Error> {
+    let left = shared.lease.until().saturating_duration_since(clock::instant());
+    let patience = if left.is_zero() { Duration::from_secs(5) } else { left.min(RENEW_EVERY) };
+    let work = async {
+        let mut conn = shared.pool.acquire().await?;
+        if shared.lease.id.load(Ordering::Relaxed) == 0 {
+            *epoch += 1;
+            let names: Vec<String> = shared.pipes.iter().map(|pipe| pipe.name.to_string()).collect();
+            let id = lanes::register(&mut conn, &shared.name, *epoch, &names).await?;
+            shared.lease.id.store(id, Ordering::Relaxed);
+            lanes::notify_lanes(&mut conn).await?;
+        }
+        let id = shared.lease.id.load(Ordering::Relaxed);
+        match tokio::time::timeout(patience, lanes::renew(&mut conn, id)).await {
+            Ok(renewal) => renewal,
+            Err(_) => {
+                drop(conn.detach());
+                Err(sqlx::Error::PoolTimedOut)
+            }
+        }
+    };
+    tokio::time::timeout(patience + Duration::from_secs(1), work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+/// Lets go of everything. What the old lease's tries leave behind is fenced off by the queues' epochs, and in the database by generation.
+fn lose(shared: &Shared) {
+    shared.lease.end();
+    shared.lease.id.store(0, Ordering::Relaxed);
+    for pipe in &shared.pipes {
+        pipe.queue().disown_all();
+    }
+}
+
+/// Takes over what the database says of each sink.
+fn follow(shared: &Shared, renewal: &Renewal, sent: Instant) {
+    for (pipe, state) in known(shared, renewal) {
+        if pipe.paused.swap(state.paused, Ordering::Relaxed) != state.paused {
+            tracing::info!(sink = %pipe.name, paused = state.paused, "the operator paused or resumed the sink");
+        }
+        let until = clock::instant() + Duration::from_secs_f64(state.breaker_left_seconds.clamp(0.0, 86_400.0));
+        let says = if state.breaker == "closed" { breaker::Shared::Closed } else { breaker::Shared::Open { until } };
+        let mut breaker = pipe.breaker();
+        breaker.follow(says, sent);
+        pipe.metrics.breaker_open.set(f64::from(u8::from(breaker.is_resting())));
+        if let (Some(mut rate), Some(per_second)) = (pipe.rate(), pipe.config.rate_per_second) {
+            rate.set(per_second / state.workers.max(1) as f64);
+        }
+    }
+}
+
+fn known<'a>(shared: &'a Shared, renewal: &'a Renewal) -> impl Iterator<Item = (&'a Arc<Pipe>, &'a SinkState)> {
+    shared.pipes.iter().filter_map(|pipe| Some((pipe, renewal.sinks.iter().find(|state| *state.name == *pipe.name)?)))
+}
+
+async fn flush_counts(shared: &Shared) {
+    let counts: Vec<_> = shared.pipes.iter().map(|pipe| (&*pipe.name, std::mem::take(&mut *pipe.counts()))).collect();
+    let counts: Vec<_> = counts.into_iter().filter(|(_, counts)| *counts != sinks::Counts::default()).collect();
+    if counts.is_empty() {
+        return;
+    }
+    // Lost counts are lost figures, not lost events: no second try.
+    if let Err(error) = shared.control(async |conn| sinks::count(conn, &counts).await).await {
+        tracing::warn!(%error, "cannot write the per-minute counters");
+    }
+}
+
+/// Gives lanes away and takes free ones, after each renewal, until the shutdown begins.
+pub async fn balance(shared: Arc<Shared>, mut seen: watch::Receiver<Option<Arc<Renewal>>>) {
+    loop {
+        let handing_over = hand_over(&shared).await;
+        tokio::select! {
+            () = shared.shutdown.begun() => return,
+            changed = seen.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(HANDOVER_EVERY), if handing_over => continue,
+        }
+        let Some(renewal) = seen.borrow_and_update().clone() else { continue };
+        if let Err(error) = rebalance(&shared, &renewal).await {
+            tracing::warn!(%error, "cannot take over lanes; trying again at the next renewal");
+        }
+    }
+}
+
+async fn rebalance(shared: &Shared, renewal: &Renewal) -> Result<(), sqlx::Error> {
+    if renewal.next_expiry_seconds.is_some_and(|seconds| seconds <= 0.0) {
+        let reaped = shared.control(async |conn| lanes::reap(conn).await).await?;
+        if reaped > 0 {
+            tracing::warn!(workers = reaped, "the leases of other workers are over: their lanes are free");
+        }
+    }
+    for (pipe, state) in known(shared, renewal) {
+        let share = (i64::from(LANES) + state.workers - 1) / state.workers.max(1);
+        let owned = pipe.queue().owned() as i64;
+        if owned > share {
+            tracing::info!(sink = %pipe.name, lanes = owned - share, "handing lanes over: the workers have become more");
+            pipe.queue().begin_release((owned - share) as usize);
+        } else if owned < share && state.free > 0 {
+            take_over(shared, pipe, share - owned).await?;
+        }
+        pipe.metrics.lanes.set(pipe.queue().owned() as f64);
+    }
+    Ok(())
+}
+
+/// Claims free lanes of a sink. Their waiting heads are loaded before any row of them can be tried.
+async fn take_over(shared: &Shared, pipe: &Pipe, limit: i64) -> Result<(), sqlx::Error> {
+    let id = shared.lease.id.load(Ordering::Relaxed);
+    let claimed = shared.control(async |conn| lanes::claim(conn, id, &pipe.name, limit).await).await?;
+    if claimed.is_empty() {
+        return Ok(());
+    }
+    let numbers: Vec<i16> = claimed.iter().map(|claimed| claimed.lane).collect();
+    let heads = shared.control(async |conn| deliveries::waiting_heads(conn, &pipe.name, &numbers).await).await;
+    let heads = match heads {
+        Ok(heads) => heads,
+        Err(error) => {
+            // Lanes without their heads must not be worked on: give them back.
+            shared.control(async |conn| lanes::release(conn, id, &pipe.name, &numbers).await).await?;
+            return Err(error);
+        }
+    };
+    let orphaned = claimed.iter().filter(|claimed| claimed.orphaned).count();
+    tracing::info!(sink = %pipe.name, lanes = claimed.len(), orphaned, waiting_keys = heads.len(), "took lanes over");
+    if id != shared.lease.id.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let mut queue = pipe.queue();
+    for claimed in claimed {
+        let of_lane = heads.iter().filter(|head| head.lane == claimed.lane);
+        queue.own(claimed.lane, claimed.orphaned, of_lane.map(|head| (fnv1a(&head.order_key), head.event_seq, head.due_at)));
+    }
+    drop(queue);
+    shared.reset.store(true, Ordering::Relaxed);
+    shared.hint();
+    Ok(())
+}
+
+/// Hands over the lanes that have gone quiet. Returns whether some have not yet.
+async fn hand_over(shared: &Shared) -> bool {
+    let id = shared.lease.id.load(Ordering::Relaxed);
+    let mut handing_over = false;
+    for pipe in &shared.pipes {
+        let (quiet, left) = {
+            let mut queue = pipe.queue();
+            (queue.quiet(), queue.lanes.values().any(|lane| lane.releasing))
+        };
+        handing_over |= left;
+        if quiet.is_empty() {
+            continue;
+        }
+        if let Err(error) = shared.control(async |conn| lanes::release(conn, id, &pipe.name, &quiet).await).await {
+            // They stay this worker's in the database, unworked, until its lease ends: so it must end.
+            tracing::warn!(%error, "cannot hand lanes over; giving up the lease instead");
+            lose(shared);
+        }
+    }
+    handing_over
+}
+
+/// Ends the lease on the way out: the others take the lanes at once.
+pub async fn leave(shared: &Shared) {
+    shared.left.cancel();
+    let id = shared.lease.id.swap(0, Ordering::Relaxed);
+    shared.lease.end();
+    flush_counts(shared).await;
+    if id == 0 {
+        return;
+    }
+    if let Err(error) = shared.control(async |conn| lanes::deregister(conn, id).await).await {
+        tracing::warn!(%error, "cannot hand lanes over: the others take them when the lease ends");
+    }
+}

@@ -1,0 +1,212 @@
+//! The worker: drains the outbox to the sinks.
+//!
+//! A process takes a lease ([`lease`]) and with it some lanes of each of its sinks. One task reads their due rows
+//! ([`fetch`]) into each sink's queue ([`queue`]); one task a sink starts tries ([`attempt`]) as far as its breaker,
+//! its rate and its slots let it; one task records what became of them ([`finish`]). Hints ([`wake`]) make it quick,
+//! the poll makes it sure.
+
+mod attempt;
+mod breaker;
+mod fetch;
+mod finish;
+mod lane;
+mod lease;
+mod metrics;
+mod pipe;
+mod queue;
+mod rate;
+mod reading;
+mod session;
+mod wake;
+
+use crate::clock;
+use crate::config::Config;
+use crate::shutdown::Shutdown;
+use crate::sink::{self, OpenError};
+use crate::store::{self, deliveries, sinks};
+use chrono::{DateTime, Utc};
+use pipe::Pipe;
+use sqlx::{PgConnection, PgPool};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Why a worker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("the config has no [[sink]]: a worker needs at least one")]
+    NoSink,
+    #[error("sink {name}: {source}")]
+    Sink { name: String, source: OpenError },
+    #[error("cannot register the sinks: {0}")]
+    Register(#[from] sqlx::Error),
+}
+
+/// What the tasks of one worker share.
+struct Shared {
+    /// host:pid.
+    name: String,
+    pool: PgPool,
+    pipes: Vec<Arc<Pipe>>,
+    lease: lease::Lease,
+    clock: DatabaseClock,
+    shutdown: Shutdown,
+    poll: Duration,
+    writes: mpsc::UnboundedSender<finish::Write>,
+    /// There may be something to read.
+    fetch: Notify,
+    /// Events have arrived.
+    hinted: AtomicBool,
+    /// Deliveries were reset: due rows may lie anywhere.
+    reset: AtomicBool,
+    /// Workers, lanes or sinks have changed.
+    renew: Notify,
+    /// Outcomes cannot be recorded: no further tries until they can.
+    store_down: AtomicBool,
+    /// The lease is given up.
+    left: CancellationToken,
+}
+
+impl Shared {
+    fn hint(&self) {
+        self.hinted.store(true, Ordering::Relaxed);
+        self.fetch.notify_one();
+    }
+
+    fn wake_all(&self) {
+        for pipe in &self.pipes {
+            pipe.wake.notify_one();
+        }
+    }
+
+    /// Sends a row on to be recorded. The channel has no bound of its own: what is in it is held in a queue, which has.
+    fn write(&self, write: finish::Write) {
+        // The finisher outlives every sender but those of an abandoned shutdown, whose outcomes are not recorded anyway.
+        let _ = self.writes.send(write);
+    }
+
+    /// Runs a statement that is neither reading due rows nor recording outcomes.
+    async fn control<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        session::Session::new(self.pool.clone()).run(work).await
+    }
+
+    fn metrics_lease(&self, renewal: &store::lanes::Renewal) {
+        ::metrics::gauge!("sluice_workers").set(renewal.sinks.iter().map(|sink| sink.workers).max().unwrap_or(1) as f64);
+    }
+}
+
+/// The database's clock, by which due times are set and judged, estimated between renewals.
+struct DatabaseClock {
+    /// Microseconds that it is ahead of ours.
+    ahead_us: AtomicI64,
+}
+
+impl DatabaseClock {
+    fn now(&self) -> DateTime<Utc> {
+        clock::now() + chrono::Duration::microseconds(self.ahead_us.load(Ordering::Relaxed))
+    }
+
+    /// The database said `now` at some moment between these two.
+    fn set(&self, now: DateTime<Utc>, sent: Instant, received: Instant) {
+        let half = chrono::Duration::from_std(received.saturating_duration_since(sent) / 2).unwrap_or_default();
+        let ahead = now + half - clock::now();
+        self.ahead_us.store(ahead.num_microseconds().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The moment here when it will be `due` there.
+    fn instant_of(&self, due: DateTime<Utc>) -> Instant {
+        clock::instant() + (due - self.now()).to_std().unwrap_or_default()
+    }
+}
+
+/// Works until the shutdown: registers the config's sinks, then delivers what is owed to them.
+pub async fn run(config: &Config, pool: PgPool, shutdown: Shutdown) -> Result<(), WorkerError> {
+    if config.sinks.is_empty() {
+        return Err(WorkerError::NoSink);
+    }
+    let mut pipes = Vec::new();
+    for sink in &config.sinks {
+        let opened = sink::open(sink).map_err(|source| WorkerError::Sink { name: sink.name.to_string(), source })?;
+        pipes.push(Arc::new(Pipe::new(sink.clone(), opened, config.worker.read_ahead)));
+    }
+    register(config, &pool).await?;
+    let (writes, outcomes) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        name: format!("{}:{}", nix::unistd::gethostname().unwrap_or_default().to_string_lossy(), std::process::id()),
+        pool,
+        pipes,
+        lease: lease::Lease::new(),
+        clock: DatabaseClock { ahead_us: AtomicI64::new(0) },
+        shutdown: shutdown.clone(),
+        poll: config.worker.poll,
+        writes,
+        fetch: Notify::new(),
+        hinted: AtomicBool::new(true),
+        reset: AtomicBool::new(true),
+        renew: Notify::new(),
+        store_down: AtomicBool::new(false),
+        left: CancellationToken::new(),
+    });
+    let (seen, sees) = watch::channel(None);
+    let renewer = tokio::spawn(lease::renew(shared.clone(), seen));
+    let balancer = tokio::spawn(lease::balance(shared.clone(), sees));
+    let mut readers = vec![tokio::spawn(fetch::run(shared.clone())), tokio::spawn(wake::run(shared.clone()))];
+    readers.extend(shared.pipes.iter().map(|pipe| tokio::spawn(attempt::run(shared.clone(), pipe.clone()))));
+    let finisher = tokio::spawn(finish::run(shared.clone(), outcomes));
+    tracing::info!(sinks = shared.pipes.len(), name = shared.name, "working");
+
+    shutdown.begun().await;
+    for task in readers {
+        let _ = task.await;
+    }
+    let _ = balancer.await;
+    drain(&shared).await;
+    lease::leave(&shared).await;
+    finisher.abort();
+    renewer.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Waits for tries in flight to end and to be recorded; when the shutdown loses its patience, for neither.
+async fn drain(shared: &Shared) {
+    let quiet = async {
+        while !shared.pipes.iter().all(|pipe| pipe.queue().is_quiet()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = quiet => {}
+        () = shared.shutdown.aborted() => tracing::warn!("stopping with tries in flight: they will be tried again"),
+    }
+}
+
+/// Makes the config's sinks known, and owes them what arrived before there were any.
+async fn register(config: &Config, pool: &PgPool) -> Result<(), sqlx::Error> {
+    let definitions: Vec<sinks::Definition> = config
+        .sinks
+        .iter()
+        .map(|sink| sinks::Definition {
+            name: sink.name.to_string(),
+            kind: sink.kind.name(),
+            events: sink.events.clone(),
+            ordered: sink.ordered,
+        })
+        .collect();
+    let mut conn = pool.acquire().await?;
+    if !sinks::register(&mut conn, &definitions).await? {
+        return Ok(());
+    }
+    // Transactions that began before the sinks were there routed their events without them.
+    let writing = deliveries::writers(&mut conn).await?;
+    while deliveries::writers(&mut conn).await?.iter().any(|writer| writing.contains(writer)) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let routed = sinks::route_unrouted(&mut conn).await?;
+    if routed > 0 {
+        tracing::info!(deliveries = routed, "routed what had arrived before the first sink");
+    }
+    Ok(())
+}
