@@ -6,6 +6,7 @@ use sluice::sink::http::HttpSink;
 use sluice::sink::{Delivery, Sink, idempotency_key};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -40,8 +41,11 @@ pub fn url(address: SocketAddr) -> String {
     format!("http://{address}/hook/s3cret?token=s3cret")
 }
 
+/// What every try here must end in, by far: there is no worker that would give one up.
+const TRY_MAX: Duration = Duration::from_secs(10);
+
 pub async fn deliver(sink: &HttpSink, event_id: &str) -> Outcome {
-    let mut outcomes = sink.deliver(&[delivery(event_id)]).await;
+    let mut outcomes = tokio::time::timeout(TRY_MAX, sink.deliver(&[delivery(event_id)])).await.expect("no try hangs");
     assert_eq!(outcomes.len(), 1);
     outcomes.remove(0)
 }
