@@ -75,6 +75,13 @@ pub enum OpenError {
     File { path: String, source: std::io::Error },
     #[error("cannot set up TLS: {0}; install the system's CA certificates (Debian: ca-certificates)")]
     Tls(std::io::Error),
+    /// Says what is wrong with the URL, and not what it is: it may be a secret.
+    #[error("the `url` of an http sink {0}")]
+    Url(&'static str),
+    #[error(
+        "the header {0:?} of an http sink cannot be sent: its name or value has a character that no header may have, or it is not yours to set"
+    )]
+    Header(String),
 }
 
 /// UUIDv5 of (source, event id, sink): the same on every try and every replay, different for every sink.
