@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::pin::Pin;
@@ -54,6 +55,14 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     drop(listener);
     if !connections.finish(limits.drain_timeout).await {
         tracing::warn!("dropped requests that were still under way at the end of the drain");
+    }
+}
+
+/// Raises this process's limit of open files as far as the system allows: each connection is one, and the usual default is 1,024.
+pub fn raise_open_files_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -24,7 +24,7 @@ use axum::Router;
 use axum::routing::post;
 use committer::Committer;
 use database::Database;
-use door::{Door, receive};
+use door::{Door, receive, unverified_room};
 use health::{Commits, Health};
 use metrics::{CommitMetrics, SourceMetrics};
 use queue::{Queues, Room};
@@ -32,6 +32,7 @@ use recent::Recent;
 use sqlx::postgres::PgConnectOptions;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use verify::SignedHeaders;
 use wake::Wake;
@@ -56,6 +57,7 @@ pub enum IngestError {
 /// `/livez`, `/readyz` and `/metrics` are served on `ops`, where given. The database need not be there yet, nor stay: without it
 /// requests are answered 503.
 pub async fn run(config: &Config, listener: TcpListener, ops: Option<TcpListener>, shutdown: Shutdown) -> Result<(), IngestError> {
+    server::raise_open_files_limit();
     let ingest = &config.ingest;
     let url = config.database_url.as_ref().ok_or(IngestError::NoDatabase)?.expose();
     let commits = Arc::new(Commits::default());
@@ -107,15 +109,16 @@ async fn finish(committers: &mut JoinSet<()>) -> Result<(), IngestError> {
 /// One route a source.
 fn router(config: &Config, queues: Arc<Queues>) -> Result<Router, IngestError> {
     let mut router = Router::new();
+    let unverified = Arc::new(unverified_room(config.ingest.queue_bytes_max, config.ingest.body_bytes_max));
     for source in &config.sources {
-        let door = Arc::new(door(source, &config.ingest, &queues)?);
+        let door = Arc::new(door(source, &config.ingest, &queues, &unverified)?);
         let methods = post(receive).with_state(door).fallback(|| async { Answer::NotPost });
         router = router.route(&format!("/webhooks/{}", source.name), methods);
     }
     Ok(router.fallback(|| async { Answer::NoSource }))
 }
 
-fn door(source: &Source, ingest: &Ingest, queues: &Arc<Queues>) -> Result<Door, IngestError> {
+fn door(source: &Source, ingest: &Ingest, queues: &Arc<Queues>, unverified: &Arc<Semaphore>) -> Result<Door, IngestError> {
     let headers =
         SignedHeaders::new(&source.profile).map_err(|header| IngestError::HeaderName { source_name: Arc::clone(&source.name), header })?;
     Ok(Door {
@@ -125,6 +128,7 @@ fn door(source: &Source, ingest: &Ingest, queues: &Arc<Queues>) -> Result<Door, 
         metrics: SourceMetrics::new(&source.name),
         body_bytes_max: ingest.body_bytes_max,
         body_timeout: ingest.body_timeout,
+        unverified: Arc::clone(unverified),
     })
 }
 
