@@ -3,6 +3,7 @@
 use crate::profile::Facts;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 /// Lanes are fixed for the installation: they are stored with every event.
 pub const LANES: u16 = 64;
@@ -13,6 +14,8 @@ const ID_CHARS_MAX: usize = 200;
 /// A verified request, ready to be committed.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
+    /// Name of the `[[source]]` that received it.
+    pub source: Arc<str>,
     pub event_id: String,
     /// The request carried no usable id, so `event_id` is derived from timestamp and body.
     pub derived_id: bool,
@@ -36,16 +39,24 @@ pub struct NewEvent {
 
 impl NewEvent {
     /// Builds an event from a verified request. `facts` is what the profile found in the payload, or why it found nothing.
-    pub fn new(event_id: Option<&str>, timestamp: &str, payload: Bytes, facts: Result<Facts, String>, headers: String) -> Self {
+    pub fn new(
+        source: &Arc<str>,
+        event_id: Option<&str>,
+        timestamp: &str,
+        payload: Bytes,
+        facts: Result<Facts, String>,
+        headers: String,
+    ) -> Self {
         let payload_hash = first16(Sha256::digest(&payload).into());
         let request_hash = first16(Sha256::new().chain_update(timestamp).chain_update(b":").chain_update(&payload).finalize().into());
         let usable = event_id.filter(|id| is_usable_id(id));
-        let event_id = usable.map_or_else(|| format!("derived-{}", hex::encode(request_hash)), str::to_owned);
+        let event_id = usable.map_or_else(|| derived_id(&request_hash), str::to_owned);
         let (facts, quarantine) = match facts {
             Ok(facts) => (facts, None),
             Err(reason) => (Facts::default(), Some(reason)),
         };
         let mut event = Self {
+            source: Arc::clone(source),
             event_id,
             derived_id: usable.is_none(),
             order_key: facts.user.as_ref().map(|user| format!("{}/{user}", facts.company_id.as_deref().unwrap_or(""))),
@@ -62,10 +73,34 @@ impl NewEvent {
         event
     }
 
+    /// The same payload without anything else of the request, quarantined: for a row that could not be stored as it was.
+    pub fn bared(&self, quarantine: String) -> Self {
+        let event_id = derived_id(&self.request_hash);
+        Self {
+            source: Arc::clone(&self.source),
+            lane: lane(&event_id),
+            event_id,
+            derived_id: true,
+            event_type: None,
+            company_id: None,
+            order_key: None,
+            quarantine: Some(quarantine),
+            payload: self.payload.clone(),
+            payload_hash: self.payload_hash,
+            request_hash: self.request_hash,
+            headers: "{}".into(),
+        }
+    }
+
     /// What decides order and lane: the order key, or the id where there is none.
     pub fn key(&self) -> &str {
         self.order_key.as_deref().unwrap_or(&self.event_id)
     }
+}
+
+/// The id of an event that came without one: the same for the same request.
+fn derived_id(request_hash: &[u8; 16]) -> String {
+    format!("derived-{}", hex::encode(request_hash))
 }
 
 /// Whether an id can be used as it came.
@@ -102,7 +137,9 @@ mod tests {
 
     #[test]
     fn an_event_without_a_usable_id_gets_one_from_timestamp_and_body() {
-        let event = |id, timestamp| NewEvent::new(id, timestamp, Bytes::from_static(b"{}"), Err("no".into()), "{}".into());
+        let event = |id, timestamp| {
+            NewEvent::new(&Arc::from("mindtickle"), id, timestamp, Bytes::from_static(b"{}"), Err("no".into()), "{}".into())
+        };
         for unusable in [None, Some(""), Some("caf\u{e9}"), Some("a\u{0}")] {
             assert!(event(unusable, "1").derived_id);
         }

@@ -3,7 +3,10 @@
 //! Queries are checked at compile time against the schema (`.sqlx` holds what was found, so that a build needs no database).
 
 pub mod deliveries;
+pub mod events;
 pub mod hints;
 pub mod lanes;
 pub mod options;
+pub mod ping;
 pub mod sinks;
+pub mod wake;

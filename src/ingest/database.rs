@@ -1,0 +1,75 @@
+//! A committer's connection: opened when needed, dropped when in doubt. No call here waits longer than its patience.
+
+use crate::event::NewEvent;
+use crate::store::events::{self, Inserted, Trouble};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// See the module's documentation.
+pub struct Database {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+    patience: Duration,
+}
+
+impl Database {
+    /// Opens nothing yet. `patience` bounds each call, besides the same limits at the server's side.
+    pub fn new(options: PgConnectOptions, patience: Duration) -> Self {
+        Self { options, connection: None, patience }
+    }
+
+    /// [`events::insert_batch`]. After an error the batch may be committed all the same; storing it again is harmless.
+    pub async fn insert(&mut self, batch: &[&NewEvent]) -> Result<Inserted, Trouble> {
+        let patience = self.patience;
+        let connection = self.connection().await?;
+        let inserted = timeout(patience, events::insert_batch(connection, batch)).await;
+        self.judge(inserted)
+    }
+
+    /// [`events::stored_hashes`].
+    pub async fn stored_hashes(&mut self, batch: &[&NewEvent]) -> Result<Vec<Option<Vec<u8>>>, Trouble> {
+        let patience = self.patience;
+        let connection = self.connection().await?;
+        let hashes = timeout(patience, events::stored_hashes(connection, batch)).await;
+        self.judge(hashes)
+    }
+
+    /// Opens the connection before anybody waits for it. A failure is left to the first batch to report.
+    pub async fn warm_up(&mut self) {
+        if let Err(trouble) = self.connection().await {
+            tracing::debug!(?trouble, "not connected yet");
+        }
+    }
+
+    /// Says good-bye, so that the server logs no lost connection.
+    pub async fn close(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // Nothing is under way: whether it works does not matter.
+            let _ = timeout(self.patience, connection.close()).await;
+        }
+    }
+
+    async fn connection(&mut self) -> Result<&mut PgConnection, Trouble> {
+        if self.connection.is_none() {
+            let opened = timeout(self.patience, self.options.connect()).await;
+            self.connection = Some(self.judge(opened)?);
+        }
+        Ok(self.connection.as_mut().expect("it was opened above"))
+    }
+
+    /// Sorts the errors. But for those that leave the connection as it was, it is dropped: it may be anywhere within its protocol, or lead to a
+    /// server that cannot help (a standby, one that is shutting down).
+    fn judge<T>(&mut self, result: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>) -> Result<T, Trouble> {
+        let trouble = match result {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => Trouble::from(&error),
+            Err(_) => Trouble::Unavailable { reason: "the database did not answer in time".into() },
+        };
+        if matches!(trouble, Trouble::Unavailable { .. }) {
+            self.connection = None;
+        }
+        Err(trouble)
+    }
+}

@@ -1,0 +1,155 @@
+//! Takes events in: HTTP → [`door`] (verified) → [`queue`] → [`committer`] (one statement a batch) → answer.
+//!
+//! It knows no sink's address and no sink's secret: which deliveries are owed is decided inside the insert, by joining `sluice.sinks`.
+
+mod answers;
+mod committer;
+mod database;
+mod door;
+mod health;
+mod metrics;
+mod queue;
+mod recent;
+mod verify;
+mod wake;
+
+use crate::config::{Config, Ingest, Source};
+use crate::server::{self, Limits};
+use crate::shutdown::Shutdown;
+use crate::store::options::{UrlError, options};
+use crate::store::ping::Ping;
+use crate::{ops, store, telemetry};
+use answers::Answer;
+use axum::Router;
+use axum::routing::post;
+use committer::Committer;
+use database::Database;
+use door::{Door, receive, unverified_room};
+use health::{Commits, Health};
+use metrics::{CommitMetrics, SourceMetrics};
+use queue::{Queues, Room};
+use recent::Recent;
+use sqlx::postgres::PgConnectOptions;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use verify::SignedHeaders;
+use wake::Wake;
+
+/// Why ingest could not run, or ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    #[error("no database is configured: set DATABASE_URL, or database_url in the config")]
+    NoDatabase,
+    #[error(transparent)]
+    DatabaseUrl(#[from] UrlError),
+    #[error("source {source_name}: {header:?} is not a header name; correct its profile")]
+    HeaderName { source_name: Arc<str>, header: String },
+    #[error("cannot set up metrics: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+    #[error("a committer ended unexpectedly, which is a bug; restart, and report what the log says before this")]
+    Committer,
+}
+
+/// Receives webhooks on `listener` until the shutdown begins; then finishes what is under way, for `drain_timeout` at most.
+///
+/// `/livez`, `/readyz` and `/metrics` are served on `ops`, where given. The database need not be there yet, nor stay: without it
+/// requests are answered 503.
+pub async fn run(config: &Config, listener: TcpListener, ops: Option<TcpListener>, shutdown: Shutdown) -> Result<(), IngestError> {
+    server::raise_open_files_limit();
+    let ingest = &config.ingest;
+    let url = config.database_url.as_ref().ok_or(IngestError::NoDatabase)?.expose();
+    let commits = Arc::new(Commits::default());
+    let last = shutdown.last_part();
+    if let Some(ops) = ops {
+        let ping = Ping::new(options(url, "sluice ingest readyz", &[("statement_timeout", "1s")])?);
+        let health = Health { commits: Arc::clone(&commits), ping, shutdown: shutdown.clone() };
+        last.spawn(ops::serve(ops, telemetry::metrics_handle()?, Arc::new(health), last.clone()));
+    }
+
+    let wake = Wake::default();
+    let waking = options(url, "sluice ingest wake", store::wake::SETTINGS)?;
+    let room = Arc::new(Room::new(ingest.queue_events_max, ingest.queue_bytes_max));
+    let (queues, ends) = Queues::new(ingest.committers, Arc::clone(&room), ingest.commit_timeout);
+    let connecting = committer_options(url, ingest)?;
+    let mut committers = JoinSet::new();
+    for queue in ends {
+        committers.spawn(committer(ingest, connecting.clone(), &wake, &commits, &room).run(queue));
+    }
+
+    let router = router(config, Arc::new(queues))?;
+    let limits =
+        Limits { connections_max: ingest.connections_max, header_timeout: ingest.header_timeout, drain_timeout: ingest.drain_timeout };
+    let waking = last.spawn(wake.run(waking));
+    tokio::select! {
+        // When it returns, the last connection is gone, and with the router the committers' queues are closed.
+        () = server::serve(listener, router, limits, &shutdown) => {}
+        _ = committers.join_next() => return Err(IngestError::Committer),
+    }
+    tokio::select! {
+        finished = finish(&mut committers) => finished?,
+        // Nobody waits for an answer any more: what is under way may or may not be committed.
+        () = shutdown.aborted() => {}
+    }
+    waking.abort();
+    last.begin();
+    last.finish(ops::DRAIN).await;
+    Ok(())
+}
+
+/// Waits until the committers have answered what was queued.
+async fn finish(committers: &mut JoinSet<()>) -> Result<(), IngestError> {
+    while let Some(ended) = committers.join_next().await {
+        ended.map_err(|_| IngestError::Committer)?;
+    }
+    Ok(())
+}
+
+/// One route a source.
+fn router(config: &Config, queues: Arc<Queues>) -> Result<Router, IngestError> {
+    let mut router = Router::new();
+    let unverified = Arc::new(unverified_room(config.ingest.queue_bytes_max, config.ingest.body_bytes_max));
+    for source in &config.sources {
+        let door = Arc::new(door(source, &config.ingest, &queues, &unverified)?);
+        let methods = post(receive).with_state(door).fallback(|| async { Answer::NotPost });
+        router = router.route(&format!("/webhooks/{}", source.name), methods);
+    }
+    Ok(router.fallback(|| async { Answer::NoSource }))
+}
+
+fn door(source: &Source, ingest: &Ingest, queues: &Arc<Queues>, unverified: &Arc<Semaphore>) -> Result<Door, IngestError> {
+    let headers =
+        SignedHeaders::new(&source.profile).map_err(|header| IngestError::HeaderName { source_name: Arc::clone(&source.name), header })?;
+    Ok(Door {
+        source: source.clone(),
+        headers,
+        queues: Arc::clone(queues),
+        metrics: SourceMetrics::new(&source.name),
+        body_bytes_max: ingest.body_bytes_max,
+        body_timeout: ingest.body_timeout,
+        unverified: Arc::clone(unverified),
+    })
+}
+
+/// The server gives up a statement when its requests do, whatever it waits for.
+fn committer_options(url: &str, ingest: &Ingest) -> Result<PgConnectOptions, UrlError> {
+    let commit_timeout_ms = ingest.commit_timeout.as_millis().to_string();
+    let timeouts =
+        ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"].map(|name| (name, commit_timeout_ms.as_str()));
+    options(url, "sluice ingest", &[store::events::SETTINGS, &timeouts].concat())
+}
+
+fn committer(ingest: &Ingest, options: PgConnectOptions, wake: &Wake, commits: &Arc<Commits>, room: &Arc<Room>) -> Committer {
+    Committer {
+        database: Database::new(options, ingest.commit_timeout),
+        recent: Recent::new(recent::CAPACITY / ingest.committers.max(1)),
+        wake: wake.clone(),
+        commits: Arc::clone(commits),
+        room: Arc::clone(room),
+        metrics: CommitMetrics::new(),
+        batch_events_max: ingest.batch_events_max,
+        commit_timeout: ingest.commit_timeout,
+        failing_since: None,
+    }
+}

@@ -1,0 +1,149 @@
+//! Storing events: one statement a batch, on the fastest path of the product.
+
+use crate::event::NewEvent;
+use sqlx::PgConnection;
+
+/// Session settings of a connection that stores events, besides its timeouts.
+///
+/// The statements here are prepared once, often while the tables are still empty, and their plans must stay good as the tables
+/// grow. So the plan is made once, for any number of rows, and leaves no choice: CTEs are joined by hash, tables are read by index
+/// (only `sinks`, joined by a condition that cannot be hashed, stays a nested loop over its few rows). JIT would compile each of them,
+/// because of the costs that a forbidden plan node is charged with. `work_mem` holds a whole batch.
+pub const SETTINGS: &[(&str, &str)] = &[
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_nestloop", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_seqscan", "off"),
+    ("jit", "off"),
+    ("work_mem", "32MB"),
+];
+
+/// What a batch came to.
+#[derive(Debug)]
+pub struct Inserted {
+    /// For each event of the batch, in its order: whether a row was written. False: its id, or its request, is there already.
+    pub stored: Vec<bool>,
+    /// Deliveries that are now owed, by sink.
+    pub owed: Vec<(String, u64)>,
+}
+
+/// Stores a batch, with payloads and with a delivery for each sink that subscribes, in one statement: when this returns, it is
+/// committed. `seq` follows the batch's order.
+pub async fn insert_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Result<Inserted, sqlx::Error> {
+    fn column<'a, T>(events: &[&'a NewEvent], value: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
+        events.iter().map(|event| value(event)).collect()
+    }
+    // `fetch_one` reads up to ReadyForQuery, which the server sends after its commit: rows alone prove nothing.
+    let row = sqlx::query!(
+        r#"
+        with input as materialized (
+            -- Numbered here, in the order of arrival, whatever the order of insertion below.
+            select nextval('sluice.event_seq') as seq, i.*
+              from unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::text[],
+                          $9::bytea[], $10::bytea[], $11::bytea[], $12::text[]) with ordinality
+                   as i(source, event_id, derived_id, type, company_id, order_key, lane, quarantine,
+                        payload_hash, request_hash, payload, headers, n)
+        ), new as (
+            insert into sluice.events
+                   (seq, source, event_id, derived_id, type, company_id, order_key, lane, quarantine, payload_hash, request_hash)
+            select i.seq, i.source, i.event_id, i.derived_id, i.type, i.company_id, i.order_key, i.lane, i.quarantine,
+                   i.payload_hash, i.request_hash
+              from input i
+             -- Every writer takes ids in the same order, so two of them never wait for each other. Of two rows with
+             -- one id the first to arrive wins.
+             order by i.source, i.event_id, i.n
+            on conflict do nothing
+            returning seq, lane, type, quarantine
+        ), kept as (
+            insert into sluice.payloads (event_seq, payload, headers)
+            select i.seq, i.payload, i.headers::jsonb from input i join new using (seq)
+        ), owed as (
+            insert into sluice.deliveries (event_seq, sink, lane)
+            select new.seq, s.name, new.lane
+              from new join sluice.sinks s on s.events is null or new.type = any (s.events)
+             where new.quarantine is null and s.retired_at is null
+            returning sink
+        ), tally as (
+            select sink, count(*) as n from owed group by sink
+        )
+        select array(select i.n from input i join new using (seq)) as "stored!",
+               array(select sink from tally order by sink)         as "sinks!",
+               array(select n from tally order by sink)            as "owed!"
+        "#,
+        &column(events, |event| event.source.as_ref()) as &[&str],   // $1 source
+        &column(events, |event| event.event_id.as_str()) as &[&str], // $2 event_id
+        &column(events, |event| event.derived_id) as &[bool],        // $3 derived_id
+        &column(events, |event| event.event_type.as_deref()) as &[Option<&str>], // $4 type
+        &column(events, |event| event.company_id.as_deref()) as &[Option<&str>], // $5 company_id
+        &column(events, |event| event.order_key.as_deref()) as &[Option<&str>], // $6 order_key
+        &column(events, |event| event.lane) as &[i16],               // $7 lane
+        &column(events, |event| event.quarantine.as_deref()) as &[Option<&str>], // $8 quarantine
+        &column(events, |event| event.payload_hash.as_slice()) as &[&[u8]], // $9 payload_hash
+        &column(events, request_hash) as &[Option<&[u8]>],           // $10 request_hash
+        &column(events, |event| event.payload.as_ref()) as &[&[u8]], // $11 payload
+        &column(events, |event| event.headers.as_str()) as &[&str],  // $12 headers
+    )
+    .fetch_one(conn)
+    .await?;
+    let mut stored = vec![false; events.len()];
+    for n in row.stored {
+        // Ordinality counts from 1.
+        stored[n as usize - 1] = true;
+    }
+    let owed = row.sinks.into_iter().zip(row.owed).map(|(sink, n)| (sink, n as u64)).collect();
+    Ok(Inserted { stored, owed })
+}
+
+/// Kept for quarantined events only, whose index needs it: on the others it would cost the insert a tenth.
+fn request_hash(event: &NewEvent) -> Option<&[u8]> {
+    event.quarantine.is_some().then_some(event.request_hash.as_slice())
+}
+
+/// The payload hashes under which these events' ids are stored, in the batch's order; `None`: the id is not stored (any more).
+///
+/// To be asked after [`insert_batch`], as a statement of its own: its snapshot sees what the insert ran into.
+pub async fn stored_hashes(conn: &mut PgConnection, events: &[&NewEvent]) -> Result<Vec<Option<Vec<u8>>>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"
+        select i.n as "n!", e.payload_hash as "payload_hash!"
+          from unnest($1::text[], $2::text[]) with ordinality as i(source, event_id, n)
+         cross join lateral (
+               select e.payload_hash from sluice.events e
+                where e.source = i.source and e.event_id = i.event_id and e.quarantine is null
+               -- Keeps the lookup a lookup: one index probe for each id.
+               offset 0) e
+        "#,
+        &events.iter().map(|event| event.source.as_ref()).collect::<Vec<_>>() as &[&str], // $1 source
+        &events.iter().map(|event| event.event_id.as_str()).collect::<Vec<_>>() as &[&str], // $2 event_id
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut hashes = vec![None; events.len()];
+    for row in rows {
+        hashes[row.n as usize - 1] = Some(row.payload_hash);
+    }
+    Ok(hashes)
+}
+
+/// What an error means for the batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// A row of the batch cannot be stored: SQLSTATE class 22, 23 or 54.
+    Data { code: String },
+    /// Another transaction was in the way (deadlock, serialization): try again.
+    Again,
+    /// The database cannot commit now, for this reason.
+    Unavailable { reason: String },
+}
+
+impl From<&sqlx::Error> for Trouble {
+    fn from(error: &sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+        match code.as_str() {
+            "40P01" | "40001" => Self::Again,
+            _ if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Self::Data { code },
+            // The message of any other class names objects and limits, not values.
+            _ => Self::Unavailable { reason: error.to_string() },
+        }
+    }
+}
