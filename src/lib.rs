@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod dev;
 pub mod event;
 pub mod profile;
 pub mod signature;

@@ -1,3 +1,5 @@
 //! All the SQL: one file a table or a purpose. Nothing else imports sqlx queries.
 //!
 //! Queries are checked at compile time against the schema (`.sqlx` holds what was found, so that a build needs no database).
+
+pub mod migrate;
