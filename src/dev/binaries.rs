@@ -88,8 +88,10 @@ fn probe(dir: &Path) -> Option<Binaries> {
     }
     let output = Command::new(dir.join("postgres")).arg("--version").stdin(Stdio::null()).output().ok()?;
     let major = major_of(&String::from_utf8(output.stdout).ok()?)?;
-    // Symbolic links are resolved, because `postgres` and `initdb` look for their shared files beside themselves.
-    Some(Binaries { dir: std::fs::canonicalize(dir).ok()?, major })
+    // A link in PATH may lead to one of the two alone: both are taken from where the server really is.
+    let program = std::fs::canonicalize(dir.join("postgres")).ok()?;
+    let dir = program.parent().filter(|dir| dir.join("initdb").is_file())?.to_path_buf();
+    Some(Binaries { dir, major })
 }
 
 /// 15 of `postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)`, 18 of `postgres (PostgreSQL) 18beta1`.
