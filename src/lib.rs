@@ -5,10 +5,13 @@
 //!
 //! Pure, at the bottom: [`event`], [`delivery`], [`signature`], [`backoff`], [`profile`]. docs/ARCHITECTURE.md is the map.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod dev;
 pub mod event;
 pub mod ingest;
 pub mod ops;

@@ -10,3 +10,4 @@ pub mod options;
 pub mod ping;
 pub mod sinks;
 pub mod wake;
+pub mod migrate;
