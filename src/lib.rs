@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod backoff;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
@@ -21,5 +22,5 @@ pub mod shutdown;
 pub mod signature;
 pub mod sink;
 pub mod store;
-pub mod worker;
 pub mod telemetry;
+pub mod worker;

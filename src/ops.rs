@@ -21,6 +21,11 @@ pub type Ready<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a
 /// Says whether the process can do its work now. Asked with every `/readyz`, so an answer must be cheap.
 pub trait Readiness: Send + Sync + 'static {
     fn ready(&self) -> Ready<'_>;
+
+    /// Brings gauges up to date that nothing else does. Called with every `/metrics`, so it must spare the database.
+    fn refresh(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// How often histograms are folded up: they keep every sample until then.
@@ -36,8 +41,8 @@ const LIMITS: Limits = Limits { connections_max: 64, header_timeout: Duration::f
 pub async fn serve(listener: TcpListener, metrics: PrometheusHandle, readiness: Arc<dyn Readiness>, shutdown: Shutdown) {
     let router = Router::new()
         .route("/livez", get("alive\n"))
-        .route("/readyz", get(readyz).with_state(readiness))
-        .route("/metrics", get(render).with_state(metrics.clone()));
+        .route("/readyz", get(readyz).with_state(Arc::clone(&readiness)))
+        .route("/metrics", get(render).with_state((metrics.clone(), readiness)));
     let upkeep = async {
         let mut tick = interval(UPKEEP);
         loop {
@@ -58,6 +63,7 @@ async fn readyz(State(readiness): State<Arc<dyn Readiness>>) -> impl IntoRespons
     }
 }
 
-async fn render(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {
+async fn render(State((metrics, readiness)): State<(PrometheusHandle, Arc<dyn Readiness>)>) -> impl IntoResponse {
+    readiness.refresh().await;
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
 }

@@ -14,6 +14,7 @@ mod units;
 mod values;
 
 pub use error::ConfigError;
+pub use units::duration as parse_duration;
 
 use crate::delivery::Policy;
 use crate::profile::Profile;
@@ -57,11 +58,26 @@ pub struct Config {
     pub sinks: Vec<Sink>,
 }
 
+/// Which part of a config a process needs. Two processes can share one file, and each has only its own secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    All,
+    /// Everything but the sinks: ingest holds no address and no secret of theirs.
+    Ingest,
+    /// Everything but the sources: a worker holds no signing secret.
+    Worker,
+}
+
 impl Config {
     /// Reads the config from `path`, else from where `SLUICE_CONFIG` says, else from `sluice.toml`.
     ///
     /// `env` is the environment: only `main` reads the real one. A variable that is set but empty counts as not set.
     pub fn load(path: Option<&Path>, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        Self::load_part(path, env, Part::All)
+    }
+
+    /// The same, of one part of the config: what the other parts refer to need not be there.
+    pub fn load_part(path: Option<&Path>, env: &dyn Fn(&str) -> Option<String>, part: Part) -> Result<Self, ConfigError> {
         let from_env = || env("SLUICE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
         let path = path.map(Path::to_path_buf).or_else(from_env).unwrap_or_else(|| PathBuf::from("sluice.toml"));
         let name = path.display().to_string();
@@ -69,13 +85,17 @@ impl Config {
             std::io::ErrorKind::NotFound => ConfigError::Missing { path: name.clone() },
             _ => ConfigError::Unreadable { path: name.clone(), source },
         })?;
-        Self::parse(&text, &name, env)
+        Self::parse_part(&text, &name, env, part)
     }
 
     /// Parses and checks a config; `name` is what errors call it. `env` as in [`Config::load`]. Reads the files that
     /// `${file:PATH}` names, and nothing else.
     pub fn parse(text: &str, name: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut config = Self::parse_text(text, env).map_err(|problem| problem.locate(text, name))?;
+        Self::parse_part(text, name, env, Part::All)
+    }
+
+    fn parse_part(text: &str, name: &str, env: &dyn Fn(&str) -> Option<String>, part: Part) -> Result<Self, ConfigError> {
+        let mut config = Self::parse_text(text, env, part).map_err(|problem| problem.locate(text, name))?;
         if let Some(url) = env("DATABASE_URL").filter(|url| !url.is_empty()) {
             let url = values::database_url(&raw::Scalar::Text(url)).map_err(|message| ConfigError::DatabaseUrl { message })?;
             config.database_url = Some(url);
@@ -83,8 +103,13 @@ impl Config {
         Ok(config)
     }
 
-    fn parse_text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problem> {
-        let table = toml::de::DeTable::parse(text).map_err(|error| Problem::syntax(&error))?;
+    fn parse_text(text: &str, env: &dyn Fn(&str) -> Option<String>, part: Part) -> Result<Self, Problem> {
+        let mut table = toml::de::DeTable::parse(text).map_err(|error| Problem::syntax(&error))?;
+        match part {
+            Part::All => {}
+            Part::Ingest => drop(table.get_mut().remove("sink")),
+            Part::Worker => drop(table.get_mut().remove("source")),
+        }
         let mut tree = serde_spanned::Spanned::new(table.span(), toml::de::DeValue::Table(table.into_inner()));
         interpolate::expand_all(&mut tree, &interpolate::Lookup { env, file: &interpolate::read_file })?;
         let file = raw::File::deserialize(toml::de::ValueDeserializer::from(tree)).map_err(|error| Problem::shape(&error))?;

@@ -12,7 +12,7 @@ const SIZE_UNITS: [(&str, u64); 5] = [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB
 /// Parses `26h`, `2.5s`, `500ms`, `1h30m`: numbers with the units d, h, m, s, ms, each at most once and the largest first.
 ///
 /// `None` for anything else, and for what has no unit: a bare number leaves open what it counts.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let mut nanos: u128 = 0;
     let mut units = DURATION_UNITS.as_slice();
     let mut rest = text;

@@ -146,9 +146,14 @@ pub async fn claim(conn: &mut PgConnection, worker: i64, sink: &str, limit: i64)
 
 /// Hands lanes over, and tells the others.
 pub async fn release(conn: &mut PgConnection, worker: i64, sink: &str, lanes: &[i16]) -> Result<(), sqlx::Error> {
-    sqlx::query!("update sluice.lanes set worker = null, since = now() where worker = $1 and sink = $2 and lane = any ($3)", worker, sink, lanes)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query!(
+        "update sluice.lanes set worker = null, since = now() where worker = $1 and sink = $2 and lane = any ($3)",
+        worker,
+        sink,
+        lanes
+    )
+    .execute(&mut *conn)
+    .await?;
     notify_lanes(conn).await
 }
 

@@ -4,10 +4,12 @@
 
 pub mod deliveries;
 pub mod events;
+pub mod health;
 pub mod hints;
 pub mod lanes;
+pub mod migrate;
 pub mod options;
 pub mod ping;
+pub mod replay;
 pub mod sinks;
 pub mod wake;
-pub mod migrate;

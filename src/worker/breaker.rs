@@ -28,7 +28,9 @@ enum State {
 pub enum Shared {
     Closed,
     /// Open, or being probed by another worker, until then.
-    Open { until: Instant },
+    Open {
+        until: Instant,
+    },
 }
 
 impl Breaker {
@@ -104,7 +106,9 @@ impl Breaker {
             return;
         }
         match (self.state, shared) {
-            (State::Closed { .. }, Shared::Open { until }) | (State::Open { .. }, Shared::Open { until }) => self.state = State::Open { until },
+            (State::Closed { .. }, Shared::Open { until }) | (State::Open { .. }, Shared::Open { until }) => {
+                self.state = State::Open { until }
+            }
             (State::Open { .. }, Shared::Closed) => self.state = State::Closed { failures: 0, limit: 1 },
             _ => {}
         }

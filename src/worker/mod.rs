@@ -9,6 +9,7 @@ mod attempt;
 mod breaker;
 mod fetch;
 mod finish;
+mod health;
 mod lane;
 mod lease;
 mod metrics;
@@ -23,13 +24,17 @@ use crate::clock;
 use crate::config::Config;
 use crate::shutdown::Shutdown;
 use crate::sink::{self, OpenError};
+use crate::store::options::UrlError;
 use crate::store::{self, deliveries, sinks};
+use crate::{ops, telemetry};
 use chrono::{DateTime, Utc};
 use pipe::Pipe;
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgConnection, PgPool};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -40,9 +45,23 @@ pub enum WorkerError {
     NoSink,
     #[error("sink {name}: {source}")]
     Sink { name: String, source: OpenError },
+    #[error("no database is configured: set DATABASE_URL, or database_url in the config")]
+    NoDatabase,
+    #[error(transparent)]
+    DatabaseUrl(#[from] UrlError),
+    #[error("cannot set up metrics: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error("cannot register the sinks: {0}")]
     Register(#[from] sqlx::Error),
 }
+
+/// Connections of one worker: the fetcher's, the finisher's, the listener's, the renewer's, and two for all else.
+const CONNECTIONS: u32 = 6;
+
+/// What every connection of a worker is set to, beside the planner's settings. Times are bounded, so that no lock and no
+/// forgotten transaction can hold a worker up for ever.
+const SETTINGS: [(&str, &str); 4] =
+    [("sluice.worker", "on"), ("lock_timeout", "200ms"), ("statement_timeout", "60s"), ("idle_in_transaction_session_timeout", "30s")];
 
 /// What the tasks of one worker share.
 struct Shared {
@@ -122,10 +141,14 @@ impl DatabaseClock {
 }
 
 /// Works until the shutdown: registers the config's sinks, then delivers what is owed to them.
-pub async fn run(config: &Config, pool: PgPool, shutdown: Shutdown) -> Result<(), WorkerError> {
+///
+/// `/livez`, `/readyz` and `/metrics` are served on `ops`, where given.
+pub async fn run(config: &Config, ops: Option<TcpListener>, shutdown: Shutdown) -> Result<(), WorkerError> {
     if config.sinks.is_empty() {
         return Err(WorkerError::NoSink);
     }
+    let metrics = telemetry::metrics_handle()?;
+    let pool = pool(config)?;
     let mut pipes = Vec::new();
     for sink in &config.sinks {
         let opened = sink::open(sink).map_err(|source| WorkerError::Sink { name: sink.name.to_string(), source })?;
@@ -149,6 +172,10 @@ pub async fn run(config: &Config, pool: PgPool, shutdown: Shutdown) -> Result<()
         store_down: AtomicBool::new(false),
         left: CancellationToken::new(),
     });
+    let last = shutdown.last_part();
+    if let Some(ops) = ops {
+        last.spawn(ops::serve(ops, metrics, Arc::new(health::Health::new(shared.clone())), last.clone()));
+    }
     let (seen, sees) = watch::channel(None);
     let renewer = tokio::spawn(lease::renew(shared.clone(), seen));
     let balancer = tokio::spawn(lease::balance(shared.clone(), sees));
@@ -166,8 +193,19 @@ pub async fn run(config: &Config, pool: PgPool, shutdown: Shutdown) -> Result<()
     lease::leave(&shared).await;
     finisher.abort();
     renewer.abort();
+    last.begin();
+    last.finish(ops::DRAIN).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn pool(config: &Config) -> Result<PgPool, WorkerError> {
+    let url = config.database_url.as_ref().ok_or(WorkerError::NoDatabase)?.expose();
+    let settings: Vec<(&str, &str)> = deliveries::PLANNER.into_iter().chain(SETTINGS).collect();
+    let options = store::options::options(url, "sluice worker", &settings)?;
+    // A connection is tested by its use, not by a round trip before it.
+    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(Duration::from_secs(5)).test_before_acquire(false);
+    Ok(pool.idle_timeout(None).max_lifetime(None).connect_lazy_with(options))
 }
 
 /// Waits for tries in flight to end and to be recorded; when the shutdown loses its patience, for neither.

@@ -194,7 +194,8 @@ impl<T> Queue<T> {
 
     /// Lanes being handed over that have nothing in flight any more; they are no longer owned.
     pub fn quiet(&mut self) -> Vec<i16> {
-        let quiet: Vec<i16> = self.lanes.iter().filter(|(_, lane)| lane.releasing && lane.in_flight == 0).map(|(number, _)| *number).collect();
+        let quiet: Vec<i16> =
+            self.lanes.iter().filter(|(_, lane)| lane.releasing && lane.in_flight == 0).map(|(number, _)| *number).collect();
         for number in &quiet {
             self.lanes.remove(number);
         }

@@ -53,7 +53,8 @@ impl<T> Queue<T> {
         self.wake_timers(now);
         let [fresh_held, waiting_held, replay_held] = self.held;
         let (room, has_room) = (self.rows_max.saturating_sub(fresh_held), self.has_room());
-        let due_limit = |max: usize, held: usize| max.checked_sub(held).filter(|room| *room > 0).map(|room| (room / 8).max(LANE_ROWS_MIN) as i64);
+        let due_limit =
+            |max: usize, held: usize| max.checked_sub(held).filter(|room| *room > 0).map(|room| (room / 8).max(LANE_ROWS_MIN) as i64);
         let waiting_limit = due_limit(self.rows_max / 2, waiting_held);
         let replay_limit = due_limit(self.rows_max / 4, replay_held);
         let busy = self.lanes.values().filter(|lane| lane.more_fresh).count().max(1);

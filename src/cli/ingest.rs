@@ -1,0 +1,36 @@
+//! `sluice ingest`.
+
+use super::{Context, Failure, bind, shutdown};
+use crate::config::Part;
+use crate::ingest;
+use crate::store::migrate::SchemaError;
+use crate::store::{migrate, options};
+use sqlx::ConnectOptions;
+
+/// Receives webhooks until it is told to stop.
+///
+/// A database that cannot be reached is no reason not to start: requests are answered 503 until it is there. One that
+/// can be reached and has another schema is.
+pub async fn run(context: &Context) -> Result<(), Failure> {
+    let config = context.config(Part::Ingest)?;
+    if config.sources.is_empty() {
+        return Err(Failure::config("the config has no [[source]]: there is nothing to receive"));
+    }
+    let url = config.database_url.as_ref().ok_or_else(|| Failure::config(ingest::IngestError::NoDatabase.to_string()))?;
+    let connect = options::options(url.expose(), "sluice ingest", &[]).map_err(|error| Failure::config(error.to_string()))?;
+    match connect.connect().await {
+        Ok(mut conn) => match migrate::check(&mut conn).await {
+            Ok(()) | Err(SchemaError::Database(_)) => {}
+            Err(error) => return Err(Failure::failed(error.to_string())),
+        },
+        Err(error) => tracing::warn!(%error, "the database cannot be reached yet: requests are answered 503 until it can"),
+    }
+    let listener = bind(config.ingest.listen, "[ingest] listen").await?;
+    let ops = match config.ingest.ops_listen {
+        Some(address) => Some(bind(address, "[ingest] ops_listen").await?),
+        None => None,
+    };
+    let shutdown = shutdown(config.ingest.drain_timeout)?;
+    tracing::info!(listen = %config.ingest.listen, sources = config.sources.len(), "receiving");
+    ingest::run(&config, listener, ops, shutdown).await.map_err(|error| Failure::failed(error.to_string()))
+}

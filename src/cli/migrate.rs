@@ -1,0 +1,80 @@
+//! `sluice migrate`.
+
+use super::{Context, Failure, print};
+use crate::store::migrate::{self, State};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+    /// Print the SQL that would run, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Apply what is missing (the default)
+    Up {
+        /// Print the SQL that would run, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List the migrations, and which are applied
+    Status,
+}
+
+impl Args {
+    /// Brings the schema up to this version. Safe when two run at once: one waits for the other.
+    pub async fn run(&self, context: &Context) -> Result<(), Failure> {
+        let url = context.database_url()?;
+        match self.what {
+            Some(What::Status) => status(&url).await,
+            Some(What::Up { dry_run: true }) => dry_run(&url).await,
+            _ if self.dry_run => dry_run(&url).await,
+            _ => up(&url).await,
+        }
+    }
+}
+
+async fn up(url: &str) -> Result<(), Failure> {
+    let applied = migrate::up(url).await.map_err(failure)?;
+    for migration in &applied {
+        print(&format!("applied {:04} {} ({} ms)\n", migration.version, migration.description, migration.took.as_millis()));
+    }
+    if applied.is_empty() {
+        print("the schema is current\n");
+    }
+    Ok(())
+}
+
+async fn dry_run(url: &str) -> Result<(), Failure> {
+    let planned = migrate::dry_run(url).await.map_err(failure)?;
+    for migration in &planned {
+        print(&format!("-- {:04} {}\n{}\n", migration.version, migration.description, migration.sql));
+    }
+    if planned.is_empty() {
+        print("-- the schema is current: nothing would run\n");
+    }
+    Ok(())
+}
+
+async fn status(url: &str) -> Result<(), Failure> {
+    for line in migrate::status(url).await.map_err(failure)? {
+        let state = match line.state {
+            State::Applied(at) => format!("applied {}", at.format("%Y-%m-%d %H:%M:%S UTC")),
+            State::Pending => "pending: run sluice migrate".into(),
+            State::Differs(at) => format!("differs from this binary's; applied {}", at.format("%Y-%m-%d %H:%M:%S UTC")),
+            State::Unknown(at) => format!("unknown to this binary; applied {}", at.format("%Y-%m-%d %H:%M:%S UTC")),
+        };
+        print(&format!("{:04} {:<12} {state}\n", line.version, line.description));
+    }
+    Ok(())
+}
+
+fn failure(error: migrate::Error) -> Failure {
+    match &error {
+        migrate::Error::Connect(_) => Failure::unavailable(error.to_string()),
+        _ => Failure::failed(error.to_string()),
+    }
+}

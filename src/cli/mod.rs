@@ -1,0 +1,202 @@
+//! The command line: one file a command, each of which parses, calls and prints.
+
+pub mod completions;
+pub mod config;
+pub mod dev;
+pub mod ingest;
+pub mod migrate;
+pub mod replay;
+mod samples;
+pub mod send;
+pub mod status;
+pub mod worker;
+
+use crate::config::{Config, ConfigError, Part};
+use crate::shutdown::Shutdown;
+use crate::telemetry;
+use clap::{Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// A durable webhook inbox: signed events in, committed to Postgres before they are acknowledged, delivered to every sink.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, about, max_term_width = 110)]
+pub struct Cli {
+    /// The config file [default: sluice.toml]
+    #[arg(long, short, global = true, env = "SLUICE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How log lines are written, on stderr; RUST_LOG filters them
+    #[arg(long, global = true, env = "SLUICE_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// See [`Cli`].
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What `sluice` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// All in one, for a first look: a private Postgres, ingest, a worker and a file sink
+    Dev(dev::Args),
+    /// Bring the database's schema up to this version
+    Migrate(migrate::Args),
+    /// Receive webhooks
+    Ingest,
+    /// Deliver what was received
+    Worker,
+    /// Sign and post sample events, or a file
+    Send(send::Args),
+    /// What each sink is owed, and how it is doing
+    Status(status::Args),
+    /// Deliver again what was given up, or what was delivered in a stretch of time
+    Replay(replay::Args),
+    /// Look at the config
+    Config(config::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// What every command is given: the only reader of the environment.
+#[derive(Debug)]
+pub struct Context {
+    config: Option<PathBuf>,
+    log_format: LogFormat,
+}
+
+impl Cli {
+    pub fn context(&self) -> Context {
+        Context { config: self.config.clone(), log_format: self.log_format }
+    }
+}
+
+impl Context {
+    /// Runs a command on a runtime of its own.
+    pub fn run(&self, command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+        telemetry::init_logs(matches!(self.log_format, LogFormat::Json));
+        let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+        runtime.block_on(command)
+    }
+
+    /// Whether a config file was named.
+    fn names_config(&self) -> bool {
+        self.config.is_some()
+    }
+
+    fn config(&self, part: Part) -> Result<Config, Failure> {
+        Ok(Config::load_part(self.config.as_deref(), &env, part)?)
+    }
+
+    /// The database's URL: `DATABASE_URL`, else the config's. The rest of the config need not be right.
+    fn database_url(&self) -> Result<String, Failure> {
+        if let Some(url) = env("DATABASE_URL") {
+            return Ok(url);
+        }
+        let url = self.config(Part::All)?.database_url;
+        url.map(|url| url.expose().clone())
+            .ok_or_else(|| Failure::config("no database is configured: set DATABASE_URL, or database_url in the config"))
+    }
+}
+
+/// A variable of the environment; one that is empty counts as not set.
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Why a command ends without having done what it was asked to.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    const FAILED: u8 = 1;
+    /// EX_UNAVAILABLE: a dependency is down.
+    const UNAVAILABLE: u8 = 69;
+    /// EX_CONFIG.
+    const CONFIG: u8 = 78;
+
+    fn failed(message: impl Into<String>) -> Self {
+        Self { code: Self::FAILED, message: message.into() }
+    }
+
+    fn unavailable(message: impl Into<String>) -> Self {
+        Self { code: Self::UNAVAILABLE, message: message.into() }
+    }
+
+    fn config(message: impl Into<String>) -> Self {
+        Self { code: Self::CONFIG, message: message.into() }
+    }
+
+    /// A database error: unreachable is another matter than refused.
+    fn database(what: &str, error: &sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(error) => Self::failed(format!("{what}: {error}")),
+            error => Self::unavailable(format!("{what}: {error}; is Postgres running, and is DATABASE_URL right?")),
+        }
+    }
+
+    /// Says on stderr what went wrong; returns the code to exit with.
+    pub fn report(&self) -> ExitCode {
+        eprintln!("sluice: {}", self.message);
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::config(error.to_string())
+    }
+}
+
+/// Binds a listener, or says who may be in the way.
+async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::failed(format!("cannot listen on {address} ({key}): {error}; stop what uses that port, or choose another"))
+    })
+}
+
+/// Stops on SIGTERM and SIGINT, softly at first.
+fn shutdown(bound: Duration) -> Result<Shutdown, Failure> {
+    Shutdown::on_signals(bound).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
+}
+
+/// Prints data on stdout: a closed pipe is not an error worth a word.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Prints a value as JSON on stdout.
+fn print_json(value: &impl serde::Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => print(&format!("{text}\n")),
+        Err(error) => eprintln!("sluice: cannot write JSON: {error}"),
+    }
+}
+
+/// Connects as the operator who typed the command, and refuses a schema that this binary does not know.
+async fn operator(context: &Context) -> Result<sqlx::PgConnection, Failure> {
+    use sqlx::ConnectOptions;
+    let url = context.database_url()?;
+    let options = crate::store::options::options(&url, "sluice operator", &[]).map_err(|error| Failure::config(error.to_string()))?;
+    let mut conn = options.connect().await.map_err(|error| Failure::database("cannot connect to the database", &error))?;
+    check_schema(&mut conn).await?;
+    Ok(conn)
+}
+
+async fn check_schema(conn: &mut sqlx::PgConnection) -> Result<(), Failure> {
+    crate::store::migrate::check(conn).await.map_err(|error| match error {
+        crate::store::migrate::SchemaError::Database(error) => Failure::database("cannot look at the schema", &error),
+        error => Failure::failed(error.to_string()),
+    })
+}
