@@ -3,7 +3,7 @@
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 
@@ -36,7 +36,7 @@ impl Shutdown {
             tokio::select! {
                 _ = terminate.recv() => tracing::warn!("second signal: stopping at once"),
                 _ = interrupt.recv() => tracing::warn!("second signal: stopping at once"),
-                () = tokio::time::sleep(bound) => tracing::warn!("not finished in time: stopping at once"),
+                () = sleep(bound) => tracing::warn!("not finished in time: stopping at once"),
             }
             stopping.abort();
         });
@@ -95,8 +95,12 @@ impl Shutdown {
     /// Waits for the tracked tasks, for at most `bound`; then drops them. Returns whether all of them ended by themselves.
     pub async fn finish(&self, bound: Duration) -> bool {
         self.tasks.close();
-        if timeout(bound, self.tasks.wait()).await.is_ok() {
-            return !self.hard.is_cancelled();
+        tokio::select! {
+            // Looked at first: with no task left it does not matter how the shutdown went.
+            biased;
+            () = self.tasks.wait() => return true,
+            () = self.hard.cancelled() => {}
+            () = sleep(bound) => {}
         }
         self.abort();
         self.tasks.wait().await;

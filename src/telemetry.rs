@@ -8,9 +8,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// Sends log lines to stderr: for people, or one JSON object a line. `RUST_LOG` filters them; default `info`.
 ///
+/// The server's notices are left out by default: they may come from anybody's trigger, and say anything.
+///
 /// Does nothing where logs are set up already.
 pub fn init_logs(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=off"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = if json {
         lines.json().flatten_event(true).finish().try_init()

@@ -192,13 +192,15 @@ impl Committer {
     /// Waits a moment before the next try; false when there should be none, because the database has been away for long.
     async fn wait_for_database(&mut self, reason: &str) -> bool {
         self.commits.failed();
-        let now = clock::instant();
-        if self.failing_since.is_none() {
-            tracing::error!(reason, "cannot commit events; answering 503 until the database is back");
-        }
-        let since = *self.failing_since.get_or_insert(now);
+        let Some(since) = self.failing_since else {
+            // Often it is only this connection that was lost, and a new one works at once.
+            self.failing_since = Some(clock::instant());
+            tracing::warn!(reason, "could not commit events; trying again, and answering 503 where that takes too long");
+            return true;
+        };
+        let away = clock::instant().duration_since(since);
         sleep(PAUSE).await;
-        now.duration_since(since) < self.commit_timeout
+        away < self.commit_timeout
     }
 }
 

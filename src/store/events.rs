@@ -37,7 +37,7 @@ pub async fn insert_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Resu
     let row = sqlx::query!(
         r#"
         with input as materialized (
-            -- Numbered here, in the order of arrival, whatever the order of insertion below.
+            -- Numbered here, in the order of arrival.
             select nextval('sluice.event_seq') as seq, i.*
               from unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::text[],
                           $9::bytea[], $10::bytea[], $11::bytea[], $12::text[]) with ordinality
@@ -49,9 +49,9 @@ pub async fn insert_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Resu
             select i.seq, i.source, i.event_id, i.derived_id, i.type, i.company_id, i.order_key, i.lane, i.quarantine,
                    i.payload_hash, i.request_hash
               from input i
-             -- Every writer takes ids in the same order, so two of them never wait for each other. Of two rows with
-             -- one id the first to arrive wins.
-             order by i.source, i.event_id, i.n
+             -- Of two rows with one id the first to arrive wins. Ascending seq also keeps the primary keys' inserts at their right
+             -- edge: in the order of the ids, which no two writers could deadlock in, the statement costs a tenth more.
+             order by i.n
             on conflict do nothing
             returning seq, lane, type, quarantine
         ), kept as (

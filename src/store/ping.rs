@@ -48,26 +48,39 @@ impl Ping {
         {
             return answer.clone();
         }
-        let answer = match timeout(PATIENCE, self.ask(&mut state.connection)).await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(NotReady::ReadOnly),
-            Ok(Err(_)) | Err(_) => Err(NotReady::Unreachable),
-        };
+        let mut answer = Err(NotReady::Unreachable);
+        if let Some(kept) = state.connection.take() {
+            answer = self.ask(Some(kept), &mut state).await;
+        }
         if answer.is_err() {
-            // A broken connection, or one to a server that has become a standby, must not be asked again.
-            state.connection = None;
+            // A connection that was kept says nothing of the server as it is now: it may have restarted, or been promoted.
+            answer = self.ask(None, &mut state).await;
         }
         state.last = Some((clock::instant(), answer.clone()));
         answer
     }
 
-    async fn ask(&self, connection: &mut Option<PgConnection>) -> Result<bool, sqlx::Error> {
-        let connection = match connection {
-            Some(connection) => connection,
-            None => connection.insert(self.options.connect().await?),
+    /// Keeps the connection for the next time only after a good answer.
+    async fn ask(&self, connection: Option<PgConnection>, state: &mut State) -> Result<(), NotReady> {
+        let ask = async {
+            let mut connection = match connection {
+                Some(connection) => connection,
+                None => self.options.connect().await?,
+            };
+            let writable = sqlx::query_scalar!(
+                r#"select not pg_is_in_recovery() and not current_setting('transaction_read_only')::boolean as "writable!""#
+            )
+            .fetch_one(&mut connection)
+            .await?;
+            Ok::<_, sqlx::Error>((connection, writable))
         };
-        sqlx::query_scalar!(r#"select not pg_is_in_recovery() and not current_setting('transaction_read_only')::boolean as "writable!""#)
-            .fetch_one(connection)
-            .await
+        match timeout(PATIENCE, ask).await {
+            Ok(Ok((connection, true))) => {
+                state.connection = Some(connection);
+                Ok(())
+            }
+            Ok(Ok((_, false))) => Err(NotReady::ReadOnly),
+            Ok(Err(_)) | Err(_) => Err(NotReady::Unreachable),
+        }
     }
 }
