@@ -33,6 +33,8 @@ pub struct NewEvent {
     pub payload_hash: [u8; 16],
     /// First 16 bytes of SHA-256 of `timestamp:payload`: the same for the very same signed request under another id.
     pub request_hash: [u8; 16],
+    /// It came so long after it was signed that only a redelivery (same id) or a captured request (another id) can be the cause.
+    pub came_late: bool,
     /// `payloads.headers`, as JSON text: what verifies the payload again.
     pub headers: String,
 }
@@ -67,6 +69,7 @@ impl NewEvent {
             payload,
             payload_hash,
             request_hash,
+            came_late: false,
             headers,
         };
         event.lane = lane(event.order_key.as_deref().unwrap_or(&event.event_id));
@@ -88,6 +91,7 @@ impl NewEvent {
             payload: self.payload.clone(),
             payload_hash: self.payload_hash,
             request_hash: self.request_hash,
+            came_late: self.came_late,
             headers: "{}".into(),
         }
     }

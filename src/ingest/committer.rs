@@ -103,11 +103,11 @@ impl Committer {
         for job in jobs {
             // A quarantined request is found by its unique index. It must not stand for a genuine one.
             if job.event.quarantine.is_none() {
-                let request = Request::of(&job.event);
-                if self.recent.contains(request) {
+                if job.event.came_late && self.recent.contains(Request::of(&job.event)) {
                     job.answer(Receipt::Duplicate);
                     continue;
                 }
+                let request = Request::of_event(&job.event);
                 if let Some(&first) = first_at.get(&request) {
                     items[first].repeats.push(job);
                     continue;

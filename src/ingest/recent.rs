@@ -2,6 +2,8 @@
 //!
 //! The id is not signed, so the unique index on it does not see such a repeat; an index on the request's hash would, and costs the insert
 //! a tenth to a third. This costs next to nothing, and forgets: after a restart, and after [`CAPACITY`] further events.
+//!
+//! Only a request that comes late is looked up: see docs/decisions/0003. `sluice.repeats` shows all that were stored.
 
 use crate::event::{NewEvent, fnv1a};
 use std::collections::{HashSet, VecDeque};
@@ -17,6 +19,12 @@ impl Request {
     pub fn of(event: &NewEvent) -> Self {
         // Two sources may get the same request, each with an event of its own.
         Self(u128::from_le_bytes(event.request_hash) ^ u128::from(fnv1a(&event.source)))
+    }
+
+    /// The same, but of two genuine events that are signed alike (see [`NewEvent::came_late`]) each is its own.
+    pub fn of_event(event: &NewEvent) -> Self {
+        let Self(request) = Self::of(event);
+        Self(if event.came_late { request } else { request ^ (u128::from(fnv1a(&event.event_id)) << 64) })
     }
 }
 

@@ -12,6 +12,9 @@ use serde::Serialize;
 use std::borrow::Cow;
 use std::time::Duration;
 
+/// Timestamps count seconds, so two events with one body can be signed alike and both be genuine. Their first deliveries come
+/// soon; a request that comes later than this under a new id is taken for a captured one.
+const TWINS_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// A provider's clock may be ahead of ours by this much.
 const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
 
@@ -70,6 +73,7 @@ impl Claim<'_> {
         if event.quarantine.is_none() {
             event.quarantine = held;
         }
+        event.came_late = self.age_ms(now) > TWINS_WITHIN.as_millis() as i128;
         Ok(event)
     }
 
@@ -80,12 +84,16 @@ impl Claim<'_> {
             (Some(ours), Some(theirs)) if ours != theirs => return Some("it is of another company".into()),
             _ => {}
         }
-        let age_ms = i128::from(now.timestamp_millis()) - i128::from(self.timestamp.unix_ms());
+        let age_ms = self.age_ms(now);
         let ms = |duration: Duration| i128::try_from(duration.as_millis()).unwrap_or(i128::MAX);
         if age_ms > ms(source.timestamp_window) {
             return Some("its timestamp is older than timestamp_window".into());
         }
         (age_ms < -ms(AHEAD_MAX)).then(|| "its timestamp is more than 5 minutes ahead".into())
+    }
+
+    fn age_ms(&self, now: DateTime<Utc>) -> i128 {
+        i128::from(now.timestamp_millis()) - i128::from(self.timestamp.unix_ms())
     }
 
     /// `payloads.headers`: with the secret, enough to verify the payload again.
