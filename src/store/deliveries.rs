@@ -32,6 +32,8 @@ pub enum Origin {
 /// What to read of one lane's fresh rows: the next `limit` rows after position `after`.
 #[derive(Debug, Clone)]
 pub struct FreshRange<'a> {
+    /// The caller's number for the sink: rows come back with it.
+    pub tag: i32,
     pub sink: &'a str,
     pub lane: i16,
     pub after: i64,
@@ -41,6 +43,8 @@ pub struct FreshRange<'a> {
 /// What to read of one lane's waiting rows, or of its replays: the next `limit` due rows after (`due`, `seq`).
 #[derive(Debug, Clone)]
 pub struct DueRange<'a> {
+    /// The caller's number for the sink: rows come back with it.
+    pub tag: i32,
     pub sink: &'a str,
     pub lane: i16,
     pub due: DateTime<Utc>,
@@ -66,7 +70,8 @@ impl Ranges<'_> {
 #[derive(Debug)]
 pub struct DueRow {
     pub origin: Origin,
-    pub sink: String,
+    /// Of the range it was found by.
+    pub tag: i32,
     pub lane: i16,
     pub event_seq: i64,
     pub generation: i32,
@@ -88,30 +93,30 @@ pub async fn read(conn: &mut PgConnection, ranges: &Ranges<'_>) -> Result<Vec<Du
     let (w, r) = (due_binds(&ranges.waiting), due_binds(&ranges.replay));
     let rows = sqlx::query!(
         r#"
-        select k.origin as "origin!", k.sink as "sink!", k.lane as "lane!", k.event_seq as "event_seq!",
+        select k.origin as "origin!", k.tag as "tag!", k.lane as "lane!", k.event_seq as "event_seq!",
                k.generation as "generation!", k.attempts as "attempts!", k.due_at,
                e.source, e.event_id, e.type as event_type, e.order_key, e.received_at,
                p.headers ->> 'traceparent' as traceparent,
                -- octet_length reads a large payload's size from its TOAST pointer, not the payload.
                case when octet_length(p.payload) <= $1 then p.payload end as payload
           from (
-               select 0 as origin, l.sink, l.lane, d.event_seq, d.generation, d.attempts, d.due_at
-                 from unnest($2::text[], $3::smallint[], $4::bigint[], $5::bigint[]) as l(sink, lane, after, n)
+               select 0 as origin, l.tag, l.lane, d.event_seq, d.generation, d.attempts, d.due_at
+                 from unnest($2::int[], $3::text[], $4::smallint[], $5::bigint[], $6::bigint[]) as l(tag, sink, lane, after, n)
                 cross join lateral (
                       select event_seq, generation, attempts, due_at from sluice.deliveries
                        where sink = l.sink and lane = l.lane and status = 'pending' and due_at is null and event_seq > l.after
                        order by event_seq limit l.n) d
                union all
-               select 1, l.sink, l.lane, d.event_seq, d.generation, d.attempts, d.due_at
-                 from unnest($6::text[], $7::smallint[], $8::timestamptz[], $9::bigint[], $10::bigint[]) as l(sink, lane, due, seq, n)
+               select 1, l.tag, l.lane, d.event_seq, d.generation, d.attempts, d.due_at
+                 from unnest($7::int[], $8::text[], $9::smallint[], $10::timestamptz[], $11::bigint[], $12::bigint[]) as l(tag, sink, lane, due, seq, n)
                 cross join lateral (
                       select event_seq, generation, attempts, due_at from sluice.deliveries
                        where sink = l.sink and lane = l.lane and status = 'pending' and due_at is not null and generation = 0
                          and (due_at, event_seq) > (l.due, l.seq) and due_at <= now()
                        order by due_at, event_seq limit l.n) d
                union all
-               select 2, l.sink, l.lane, d.event_seq, d.generation, d.attempts, d.due_at
-                 from unnest($11::text[], $12::smallint[], $13::timestamptz[], $14::bigint[], $15::bigint[]) as l(sink, lane, due, seq, n)
+               select 2, l.tag, l.lane, d.event_seq, d.generation, d.attempts, d.due_at
+                 from unnest($13::int[], $14::text[], $15::smallint[], $16::timestamptz[], $17::bigint[], $18::bigint[]) as l(tag, sink, lane, due, seq, n)
                 cross join lateral (
                       select event_seq, generation, attempts, due_at from sluice.deliveries
                        where sink = l.sink and lane = l.lane and status = 'pending' and due_at is not null and generation > 0
@@ -122,15 +127,18 @@ pub async fn read(conn: &mut PgConnection, ranges: &Ranges<'_>) -> Result<Vec<Du
           left join sluice.payloads p on p.event_seq = k.event_seq
         "#,
         INLINE_PAYLOAD_BYTES_MAX,
+        &ranges.fresh.iter().map(|l| l.tag).collect::<Vec<_>>(),
         &ranges.fresh.iter().map(|l| l.sink).collect::<Vec<_>>() as &[&str],
         &ranges.fresh.iter().map(|l| l.lane).collect::<Vec<_>>(),
         &ranges.fresh.iter().map(|l| l.after).collect::<Vec<_>>(),
         &ranges.fresh.iter().map(|l| l.limit).collect::<Vec<_>>(),
+        &w.tags,
         &w.sinks as &[&str],
         &w.lanes,
         &w.dues,
         &w.seqs,
         &w.limits,
+        &r.tags,
         &r.sinks as &[&str],
         &r.lanes,
         &r.dues,
@@ -148,7 +156,7 @@ pub async fn read(conn: &mut PgConnection, ranges: &Ranges<'_>) -> Result<Vec<Du
         .into_iter()
         .map(|r| DueRow {
             origin: origin(r.origin),
-            sink: r.sink,
+            tag: r.tag,
             lane: r.lane,
             event_seq: r.event_seq,
             generation: r.generation,
@@ -167,6 +175,7 @@ pub async fn read(conn: &mut PgConnection, ranges: &Ranges<'_>) -> Result<Vec<Du
 
 /// The columns of `unnest` for due ranges.
 struct DueBinds<'a> {
+    tags: Vec<i32>,
     sinks: Vec<&'a str>,
     lanes: Vec<i16>,
     dues: Vec<DateTime<Utc>>,
@@ -176,6 +185,7 @@ struct DueBinds<'a> {
 
 fn due_binds<'a>(ranges: &[DueRange<'a>]) -> DueBinds<'a> {
     DueBinds {
+        tags: ranges.iter().map(|l| l.tag).collect(),
         sinks: ranges.iter().map(|l| l.sink).collect(),
         lanes: ranges.iter().map(|l| l.lane).collect(),
         dues: ranges.iter().map(|l| l.due).collect(),

@@ -113,14 +113,15 @@ async fn ask_for_probe(shared: &Shared, pipe: &Pipe) -> Option<Duration> {
 
 /// One try of a batch, to the end: outcome decided, and on its way to being recorded.
 async fn attempt(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Item>>) {
-    let Some(batch) = prepare(shared, pipe, batch).await else { return };
+    let Some(mut batch) = prepare(shared, pipe, batch).await else { return };
     let (started_at, began) = (clock::now(), clock::instant());
-    let deliveries: Vec<_> = batch.iter().map(|taken| taken.row.item.delivery.clone()).collect();
+    let deliveries: Vec<_> = batch.iter_mut().filter_map(|taken| taken.row.item.delivery.take()).collect();
     let outcomes = deliver(pipe, &deliveries).await;
     let duration = clock::instant().saturating_duration_since(began);
     pipe.metrics.attempt_seconds.record(duration.as_secs_f64());
     let tried = Tried { started_at, duration };
-    for (taken, outcome) in batch.into_iter().zip(outcomes) {
+    for ((mut taken, delivery), outcome) in batch.into_iter().zip(deliveries).zip(outcomes) {
+        taken.row.item.delivery = Some(delivery);
         conclude(shared, pipe, taken, outcome, &tried);
     }
 }
@@ -138,7 +139,11 @@ async fn prepare(shared: &Arc<Shared>, pipe: &Arc<Pipe>, mut batch: Vec<Taken<It
     for mut taken in batch.drain(..) {
         if taken.row.item.payload_left {
             match shared.control(async |conn| deliveries::payload(conn, taken.row.seq).await).await {
-                Ok(Some(payload)) => taken.row.item.delivery.payload = payload.into(),
+                Ok(Some(payload)) => {
+                    if let Some(delivery) = &mut taken.row.item.delivery {
+                        delivery.payload = payload.into();
+                    }
+                }
                 Ok(None) => {
                     conclude_untried(shared, pipe, taken, Blame::Permanent, "its payload was erased or pruned");
                     continue;

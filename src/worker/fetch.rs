@@ -14,12 +14,12 @@ use super::queue::{Offer, Row};
 use super::reading::{Found, Look, Wanted};
 use super::session::Session;
 use crate::clock;
-use crate::event::fnv1a;
+use crate::event::{LANES, fnv1a};
 use crate::sink::{Delivery, idempotency_key};
 use crate::store::deliveries::{self, DueRange, DueRow, FreshRange, Origin, Ranges};
 use chrono::{DateTime, Utc};
 use metrics::histogram;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -114,12 +114,12 @@ async fn read(shared: &Arc<Shared>, session: &mut Session, horizon: &mut Horizon
 
 fn ranges<'a>(plans: &[(&'a Arc<Pipe>, Vec<Wanted>)]) -> Ranges<'a> {
     let mut ranges = Ranges::default();
-    for (pipe, plan) in plans {
-        let sink: &'a str = &pipe.name;
+    for (tag, (pipe, plan)) in plans.iter().enumerate() {
+        let (tag, sink): (i32, &'a str) = (tag as i32, &pipe.name);
         for wanted in plan {
             let lane = wanted.lane;
-            let due = |(position, limit): (DuePosition, i64)| DueRange { sink, lane, due: position.due, seq: position.seq, limit };
-            ranges.fresh.extend(wanted.fresh.map(|(after, limit)| FreshRange { sink, lane, after, limit }));
+            let due = |(position, limit): (DuePosition, i64)| DueRange { tag, sink, lane, due: position.due, seq: position.seq, limit };
+            ranges.fresh.extend(wanted.fresh.map(|(after, limit)| FreshRange { tag, sink, lane, after, limit }));
             ranges.waiting.extend(wanted.waiting.map(due));
             ranges.replay.extend(wanted.replay.map(due));
         }
@@ -129,33 +129,23 @@ fn ranges<'a>(plans: &[(&'a Arc<Pipe>, Vec<Wanted>)]) -> Ranges<'a> {
 
 /// Gives each queue its rows, in order, and tells it how far its lanes have been read.
 fn distribute(shared: &Arc<Shared>, plans: &[(&Arc<Pipe>, Vec<Wanted>)], mut rows: Vec<DueRow>, began: DateTime<Utc>) {
-    // Fresh rows by position, the others by due time: the order in which each key must come.
-    rows.sort_unstable_by_key(|row| (row.due_at, row.event_seq));
-    let mut found: HashMap<(String, i16), Found> = HashMap::new();
-    let mut by_sink: HashMap<String, Vec<DueRow>> = HashMap::new();
-    for row in rows {
-        let found = found.entry((row.sink.clone(), row.lane)).or_default();
-        let position = row.due_at.map(|due| DuePosition { due, seq: row.event_seq });
-        match row.origin {
-            Origin::Fresh => (found.fresh, found.fresh_last) = (found.fresh + 1, row.event_seq),
-            Origin::Waiting => (found.waiting, found.waiting_last) = (found.waiting + 1, position),
-            Origin::Replay => (found.replay, found.replay_last) = (found.replay + 1, position),
-        }
-        by_sink.entry(row.sink.clone()).or_default().push(row);
-    }
-    for (pipe, plan) in plans {
+    // Each sink's rows together; fresh ones by position, the others by due time: the order in which each key must come.
+    rows.sort_unstable_by_key(|row| (row.tag, row.due_at, row.event_seq));
+    let mut rows = rows.into_iter().peekable();
+    for (tag, (pipe, plan)) in plans.iter().enumerate() {
+        let mut found = [Found::default(); LANES as usize];
         let mut parked = Vec::new();
         {
             let mut queue = pipe.queue();
-            for row in by_sink.remove(&*pipe.name).unwrap_or_default() {
+            while let Some(row) = rows.next_if(|row| row.tag == tag as i32) {
+                found[row.lane as usize].add(row.origin, row.due_at, row.event_seq);
                 if let Offer::Park(row, due_at) = queue.offer(to_row(row, &pipe.name), began) {
                     parked.push((row, due_at));
                 }
             }
             let mut more = false;
             for wanted in plan {
-                let found = found.remove(&(pipe.name.to_string(), wanted.lane)).unwrap_or_default();
-                more |= queue.learn(wanted, &found, began);
+                more |= queue.learn(wanted, &found[wanted.lane as usize], began);
             }
             if more && queue.has_room() {
                 shared.fetch.notify_one();
@@ -180,7 +170,7 @@ fn to_row(row: DueRow, sink: &str) -> Row<Item> {
         origin: row.origin,
         due_at: row.due_at,
         item: Item {
-            delivery: Delivery {
+            delivery: Some(Delivery {
                 idempotency_key: idempotency_key(&row.source, &row.event_id, sink),
                 source: row.source.into(),
                 event_id: row.event_id,
@@ -189,7 +179,7 @@ fn to_row(row: DueRow, sink: &str) -> Row<Item> {
                 received_at: row.received_at,
                 payload: row.payload.unwrap_or_default().into(),
                 traceparent: row.traceparent,
-            },
+            }),
             charged: false,
             payload_left,
         },

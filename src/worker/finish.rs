@@ -16,9 +16,10 @@ use tokio::sync::mpsc;
 /// Rows in one statement.
 const BATCH_MAX: usize = 1000;
 
-/// A batch this large was worth waiting for: the next one is given time to grow, which costs no event any delay on its
-/// way to the sink.
+/// A batch of this size says that more are on their way: it is given time to grow, which delays no event on its way to
+/// the sink. A smaller one goes at once, a larger one has grown enough.
 const LINGER_FROM: usize = 16;
+const LINGER_UNTIL: usize = 200;
 const LINGER: Duration = Duration::from_millis(2);
 
 /// How long the rows that an operator's open transaction holds are left alone before the next try to write them.
@@ -76,7 +77,7 @@ pub async fn run(shared: Arc<Shared>, mut writes: mpsc::UnboundedReceiver<Write>
                 locked_again_at = clock::instant() + LOCKED_PAUSE;
             }
         }
-        if batch.len() >= LINGER_FROM && batch.len() < BATCH_MAX {
+        if (LINGER_FROM..LINGER_UNTIL).contains(&batch.len()) {
             tokio::time::sleep(LINGER).await;
             while batch.len() < BATCH_MAX
                 && let Ok(write) = writes.try_recv()

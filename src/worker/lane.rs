@@ -120,6 +120,11 @@ impl Lane {
         }
     }
 
+    /// How many of the known rows a read from here on may find again.
+    pub fn known_after(&self, position: i64) -> i64 {
+        if position >= self.cursor { 0 } else { self.known.iter().filter(|seq| **seq > position).count() as i64 }
+    }
+
     /// Fresh rows from this position on are to be read again.
     pub fn rewind_to(&mut self, position: i64) {
         self.rewind = Some(self.rewind.map_or(position, |other| other.min(position)));

@@ -18,7 +18,8 @@ const TROUBLED_MAX: usize = 1024;
 /// What a try needs beyond its place in the queue.
 #[derive(Debug)]
 pub struct Item {
-    pub delivery: Delivery,
+    /// What the sink is given; away while it is being tried.
+    pub delivery: Option<Delivery>,
     /// Its attempt was counted before the try.
     pub charged: bool,
     /// The payload was too large to be read ahead.

@@ -5,6 +5,7 @@
 
 use super::lane::DuePosition;
 use super::queue::Queue;
+use crate::store::deliveries::Origin;
 use chrono::{DateTime, Duration, Utc};
 use std::cmp::Reverse;
 
@@ -26,6 +27,18 @@ pub struct Found {
     pub waiting_last: Option<DuePosition>,
     pub replay: i64,
     pub replay_last: Option<DuePosition>,
+}
+
+impl Found {
+    /// Counts a row. Rows must come in the order in which the read gives them.
+    pub fn add(&mut self, origin: Origin, due: Option<DateTime<Utc>>, seq: i64) {
+        let position = due.map(|due| DuePosition { due, seq });
+        match origin {
+            Origin::Fresh => (self.fresh, self.fresh_last) = (self.fresh + 1, seq),
+            Origin::Waiting => (self.waiting, self.waiting_last) = (self.waiting + 1, position),
+            Origin::Replay => (self.replay, self.replay_last) = (self.replay + 1, position),
+        }
+    }
 }
 
 /// Which lanes a read looks at beyond those that are known to have more.
@@ -66,15 +79,16 @@ impl<T> Queue<T> {
                 lane.waiting.rewind();
                 lane.replay.rewind();
             }
-            // Rows that are held are found again: they must not use up the limits.
+            // Rows that are held may be found again: they must not use up the limits.
             let held = lane.known.len() as i64;
             let mut wanted = Wanted { lane: *number, fresh: None, waiting: None, replay: None };
             if has_room {
                 if let Some(from) = lane.rewind.take() {
-                    wanted.fresh = Some((from - 1, share + held));
+                    wanted.fresh = Some((from - 1, share + lane.known_after(from - 1)));
                     rewound |= 1 << number;
                 } else if lane.more_fresh {
-                    wanted.fresh = Some((lane.cursor.min(look.back_to), share + held));
+                    let after = lane.cursor.min(look.back_to);
+                    wanted.fresh = Some((after, share + lane.known_after(after)));
                 }
             }
             if lane.waiting.look || lane.has_due_keys(now) {
