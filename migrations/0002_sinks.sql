@@ -9,6 +9,7 @@ create table sluice.sinks (
     revision       integer     not null default 1,
     registered_at  timestamptz not null default now(),
     retired_at     timestamptz,
+    owed_earlier   boolean     not null default false,
     paused         boolean     not null default false,
     breaker        text        not null default 'closed' check (breaker in ('closed', 'open', 'half-open')),
     breaker_until  timestamptz,
@@ -24,6 +25,7 @@ comment on column sluice.sinks.ordered is 'order = "key" in the config: events o
 comment on column sluice.sinks.revision is 'Raised each time a worker registers a changed definition.';
 comment on column sluice.sinks.registered_at is 'When a worker first registered it: it is owed what arrived since then.';
 comment on column sluice.sinks.retired_at is 'Set when the sink was retired: nothing more is routed to it.';
+comment on column sluice.sinks.owed_earlier is 'One of the first sinks ever: what was stored before it is still being routed to it.';
 comment on column sluice.sinks.paused is 'The operator''s: true stops all tries, and nothing is lost. Workers never write it.';
 comment on column sluice.sinks.breaker is 'The workers'': closed (delivering), open (resting until breaker_until), half-open (one worker probes).';
 comment on column sluice.sinks.breaker_until is 'When an open breaker may be probed; in half-open, when the probe counts as lost.';

@@ -60,6 +60,9 @@ fn sink(entry: &Spanned<raw::Sink>, names: &mut Names) -> Result<Sink, Problem> 
             "`on_dead` must not be \"block\" where `order` is \"none\": nothing waits there that could be held",
         ));
     }
+    if on_dead_block {
+        return Err(wrong(&raw.on_dead, "`on_dead = \"block\"` is not built yet: leave it at \"continue\""));
+    }
     let rate = number("a number of tries a second, above 0 and at most 1000000", |rate| rate > 0.0 && rate <= 1e6);
     Ok(Sink {
         name: names.take(&raw.name, entry.span())?.into(),

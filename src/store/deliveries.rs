@@ -10,9 +10,15 @@ use sqlx::PgConnection;
 /// table that was empty when the statement was planned, Postgres would choose otherwise, and keep to it.
 ///
 /// JIT is off because a forbidden plan node is charged with an absurd cost, for which Postgres would compile each statement
-/// anew: half a second, measured.
-pub const PLANNER: [(&str, &str); 5] =
-    [("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("enable_bitmapscan", "off"), ("jit", "off")];
+/// anew: half a second, measured. Memoize keeps rows of joins that never ask for the same row twice.
+pub const PLANNER: [(&str, &str); 6] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_bitmapscan", "off"),
+    ("jit", "off"),
+    ("enable_memoize", "off"),
+];
 
 /// Payloads up to this size come with the row; a larger one is read when its turn has come, so that what is read
 /// ahead is bounded in bytes too.
@@ -376,6 +382,23 @@ pub async fn keep_failed(conn: &mut PgConnection, tries: &[&FailedTry]) -> Resul
         &tries.iter().map(|row| row.status).collect::<Vec<_>>() as &[Option<i16>],
         &tries.iter().map(|row| row.error.as_str()).collect::<Vec<_>>() as &[&str],
         &tries.iter().map(|row| row.response.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes back an attempt that [`charge`] has counted: the try proved nothing about the delivery.
+pub async fn uncharge(conn: &mut PgConnection, target: &Target) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"
+        update sluice.deliveries set attempts = attempts - 1, last_error = null
+         where event_seq = $1 and sink = $2 and generation = $3 and attempts = $4 and status = 'pending'
+        "#,
+        target.event_seq,
+        &target.sink,
+        target.generation,
+        target.attempts,
     )
     .execute(conn)
     .await?;

@@ -14,7 +14,7 @@ pub struct Definition {
 
 /// Registers the config's sinks and their lanes. Absence from a config removes nothing.
 ///
-/// Returns whether these are the first sinks ever: then what was stored before is to be routed, see [`route_unrouted`].
+/// Returns whether events that were stored before the first sinks are still to be routed: see [`route_earlier`].
 pub async fn register(conn: &mut PgConnection, sinks: &[Definition]) -> Result<bool, sqlx::Error> {
     let mut tx = conn.begin().await?;
     // Two workers that start together must not both find that they are the first.
@@ -23,7 +23,7 @@ pub async fn register(conn: &mut PgConnection, sinks: &[Definition]) -> Result<b
     for sink in sinks {
         sqlx::query!(
             r#"
-            insert into sluice.sinks as s (name, kind, events, ordered) values ($1, $2, $3, $4)
+            insert into sluice.sinks as s (name, kind, events, ordered, owed_earlier) values ($1, $2, $3, $4, $5)
             on conflict (name) do update
                set kind = excluded.kind, events = excluded.events, ordered = excluded.ordered, revision = s.revision + 1
              where (s.kind, s.events, s.ordered) is distinct from (excluded.kind, excluded.events, excluded.ordered)
@@ -32,6 +32,7 @@ pub async fn register(conn: &mut PgConnection, sinks: &[Definition]) -> Result<b
             sink.kind,
             sink.events.as_deref(),
             sink.ordered,
+            first,
         )
         .execute(&mut *tx)
         .await?;
@@ -42,30 +43,44 @@ pub async fn register(conn: &mut PgConnection, sinks: &[Definition]) -> Result<b
         .execute(&mut *tx)
         .await?;
     }
+    // A worker that died while it was routing them left this behind.
+    let owed = sqlx::query_scalar!(r#"select exists (select from sluice.sinks where owed_earlier) as "owed!""#).fetch_one(&mut *tx).await?;
     tx.commit().await?;
-    Ok(first && !sinks.is_empty())
+    Ok(owed)
 }
 
-/// Owes events that have no delivery to the sinks that subscribe to them: once, after the first sinks were registered.
+/// Events routed in one statement.
+const ROUTE_EVENTS: i64 = 20_000;
+
+/// Owes the events that were stored before the first sinks to those that subscribe to them. Interrupted, it can be begun again.
 ///
-/// The caller must have waited for the transactions that were [writing](super::deliveries::writers) when it registered
-/// them: their events were routed by the sinks of before. The rows wait (due now) rather than being fresh, because they
-/// lie behind every cursor; they keep their place in the order of their key.
-pub async fn route_unrouted(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
-    let routed = sqlx::query!(
-        r#"
-        insert into sluice.deliveries (event_seq, sink, lane, due_at)
-        select e.seq, s.name, e.lane, now()
-          from sluice.events e join sluice.sinks s on s.events is null or e.type = any (s.events)
-         where e.quarantine is null and s.retired_at is null
-           and not exists (select from sluice.deliveries d where d.event_seq = e.seq)
-         order by e.seq
-        on conflict do nothing
-        "#
-    )
-    .execute(conn)
-    .await?;
-    Ok(routed.rows_affected())
+/// The caller must have waited for the transactions that were [writing](super::deliveries::writers) when the sinks were
+/// registered: their events were routed by the sinks of before. The rows wait (due now) rather than being fresh, because
+/// they lie behind every cursor; they keep their place in the order of their key.
+pub async fn route_earlier(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let range = sqlx::query!(r#"select coalesce(min(seq), 0) as "first!", coalesce(max(seq), -1) as "last!" from sluice.events"#)
+        .fetch_one(&mut *conn)
+        .await?;
+    let mut routed = 0;
+    for from in (range.first..=range.last).step_by(ROUTE_EVENTS as usize) {
+        let chunk = sqlx::query!(
+            r#"
+            insert into sluice.deliveries (event_seq, sink, lane, due_at)
+            select e.seq, s.name, e.lane, now()
+              from sluice.events e join sluice.sinks s on s.events is null or e.type = any (s.events)
+             where e.seq >= $1 and e.seq < $2 and e.quarantine is null and s.owed_earlier and s.retired_at is null
+             order by e.seq
+            on conflict do nothing
+            "#,
+            from,
+            from + ROUTE_EVENTS,
+        )
+        .execute(&mut *conn)
+        .await?;
+        routed += chunk.rows_affected();
+    }
+    sqlx::query!("update sluice.sinks set owed_earlier = false where owed_earlier").execute(conn).await?;
+    Ok(routed)
 }
 
 /// Opens a sink's breaker, or keeps it open for longer: `rest` seconds, doubled with each trip since it last closed,

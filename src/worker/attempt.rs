@@ -8,7 +8,7 @@ use crate::clock;
 use crate::delivery::{Blame, Decision, Failure, Outcome, Standing, decide};
 use crate::store::deliveries::{self, FailedTry, Finished, Postponed, Target};
 use crate::store::sinks;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -113,7 +113,12 @@ async fn ask_for_probe(shared: &Shared, pipe: &Pipe) -> Option<Duration> {
 
 /// One try of a batch, to the end: outcome decided, and on its way to being recorded.
 async fn attempt(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Item>>) {
-    let Some(mut batch) = prepare(shared, pipe, batch).await else { return };
+    let mut batch = batch;
+    if batch.iter().any(|taken| taken.suspect || taken.row.item.payload_left) {
+        // Boxed, because it is seldom needed, and its size would be copied with every try.
+        let Some(prepared) = Box::pin(prepare(shared, pipe, batch)).await else { return };
+        batch = prepared;
+    }
     let (started_at, began) = (clock::now(), clock::instant());
     let deliveries: Vec<_> = batch.iter_mut().filter_map(|taken| taken.row.item.delivery.take()).collect();
     let outcomes = deliver(pipe, &deliveries).await;
@@ -122,7 +127,9 @@ async fn attempt(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Item>>
     let tried = Tried { started_at, duration };
     for ((mut taken, delivery), outcome) in batch.into_iter().zip(deliveries).zip(outcomes) {
         taken.row.item.delivery = Some(delivery);
-        conclude(shared, pipe, taken, outcome, &tried);
+        if let Some(row) = conclude(shared, pipe, taken, outcome, &tried) {
+            Box::pin(put_back(shared, pipe, row)).await;
+        }
     }
 }
 
@@ -192,8 +199,24 @@ async fn deliver(pipe: &Pipe, deliveries: &[crate::sink::Delivery]) -> Vec<Outco
     }
 }
 
-/// Decides what follows from an outcome, and sends it on to be recorded.
-fn conclude(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Item>, outcome: Outcome, tried: &Tried) {
+/// A row whose try counts for nothing. A suspect's attempt was counted before the try: that is taken back.
+async fn put_back(shared: &Shared, pipe: &Pipe, mut row: Row<Item>) {
+    if row.item.charged {
+        let target = target(pipe, &row);
+        match shared.control(async |conn| deliveries::uncharge(conn, &target).await).await {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(sink = %pipe.name, %error, "cannot take back a suspect's attempt: it stays counted");
+                row.attempts += 1;
+            }
+        }
+        row.item.charged = false;
+    }
+    pipe.queue().put_back(row);
+}
+
+/// Decides what follows from an outcome, and sends it on to be recorded. Returns the row if its try counts for nothing.
+fn conclude(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Item>, outcome: Outcome, tried: &Tried) -> Option<Row<Item>> {
     let row = taken.row;
     let attempt = row.attempts as u32 + 1;
     let now = clock::instant();
@@ -232,13 +255,10 @@ fn conclude(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Item>, outcome:
         }
     }
     if let Decision::Rest(_) = decision {
-        let mut row = row;
-        // A suspect's attempt was counted before the try, and stays counted.
-        row.attempts += i32::from(std::mem::take(&mut row.item.charged));
-        pipe.queue().put_back(row);
-    } else {
-        record(shared, pipe, row, attempt as i32, &outcome, &decision, tried);
+        return Some(row);
     }
+    record(shared, pipe, row, attempt as i32, &outcome, &decision, tried);
+    None
 }
 
 /// Whether an outcome would be charged to the sink.
@@ -253,7 +273,9 @@ fn blames_sink(outcome: &Outcome, resting: bool) -> bool {
 fn conclude_untried(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Item>, blame: Blame, error: &str) {
     let failure = Failure { blame, status: None, error: error.into(), response: None, retry_after: None };
     let tried = Tried { started_at: clock::now(), duration: Duration::ZERO };
-    conclude(shared, pipe, taken, Outcome::Failed(failure), &tried);
+    if let Some(row) = conclude(shared, pipe, taken, Outcome::Failed(failure), &tried) {
+        pipe.queue().put_back(row);
+    }
 }
 
 fn return_untried(pipe: &Pipe, taken: Taken<Item>) {
@@ -294,7 +316,8 @@ fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Item>, attempts: i32, outc
         Decision::Skipped => finish("skipped"),
         Decision::Dead => finish("dead"),
         Decision::Retry(after) => {
-            let due_at = shared.clock.now() + *after;
+            // To the microsecond, as the database keeps it: what comes back must not seem to be due earlier.
+            let due_at = (shared.clock.now() + *after).trunc_subsecs(6);
             for later in pipe.queue().block(place, due_at) {
                 park(shared, pipe, &later, due_at);
             }

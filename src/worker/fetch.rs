@@ -76,7 +76,7 @@ async fn read(shared: &Arc<Shared>, session: &mut Session, horizon: &mut Horizon
     let hinted = shared.hinted.swap(false, Ordering::Relaxed);
     let reset = shared.reset.swap(false, Ordering::Relaxed);
     let back_to = if poll { horizon.floor } else { horizon.recent(clock::instant()) };
-    let look = Look { back_to, fresh: hinted || poll, due: reset || poll };
+    let look = Look { back_to, fresh: hinted || poll, due: reset || poll, sweep: poll };
     let plans: Vec<(&Arc<Pipe>, Vec<Wanted>)> = shared.pipes.iter().map(|pipe| (pipe, pipe.queue().plan(began, look))).collect();
     let ranges = ranges(&plans);
     if ranges.is_empty() {
@@ -137,7 +137,14 @@ fn distribute(shared: &Arc<Shared>, plans: &[(&Arc<Pipe>, Vec<Wanted>)], mut row
         let mut parked = Vec::new();
         {
             let mut queue = pipe.queue();
+            let mut current = [false; LANES as usize];
+            for wanted in plan {
+                current[wanted.lane as usize] = queue.is_current(wanted);
+            }
             while let Some(row) = rows.next_if(|row| row.tag == tag as i32) {
+                if !current[row.lane as usize] {
+                    continue;
+                }
                 found[row.lane as usize].add(row.origin, row.due_at, row.event_seq);
                 if let Offer::Park(row, due_at) = queue.offer(to_row(row, &pipe.name), began) {
                     parked.push((row, due_at));

@@ -18,6 +18,8 @@ impl DuePosition {
 /// A lane that this worker owns.
 #[derive(Debug)]
 pub struct Lane {
+    /// Which taking of a lane this is: what was read under an earlier one must not touch it.
+    pub serial: u64,
     /// Fresh rows have been read up to here.
     pub cursor: i64,
     /// There may be fresh rows beyond the cursor.
@@ -104,8 +106,9 @@ struct Blocked {
 }
 
 impl Lane {
-    pub fn new(orphaned: bool) -> Self {
+    pub fn new(serial: u64, orphaned: bool) -> Self {
         Self {
+            serial,
             cursor: 0,
             more_fresh: true,
             rewind: None,
@@ -122,7 +125,7 @@ impl Lane {
 
     /// How many of the known rows a read from here on may find again.
     pub fn known_after(&self, position: i64) -> i64 {
-        if position >= self.cursor { 0 } else { self.known.iter().filter(|seq| **seq > position).count() as i64 }
+        self.known.iter().filter(|seq| **seq > position).count() as i64
     }
 
     /// Fresh rows from this position on are to be read again.

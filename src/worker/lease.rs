@@ -198,6 +198,14 @@ async fn rebalance(shared: &Shared, renewal: &Renewal) -> Result<(), sqlx::Error
         }
     }
     for (pipe, state) in known(shared, renewal) {
+        // A claim whose answer was lost leaves lanes that nobody works on. One renewal may be older than our own last
+        // change; two in a row are not.
+        let unworked = state.owned > pipe.queue().lanes.len() as i64;
+        if pipe.unworked.swap(unworked, Ordering::Relaxed) && unworked {
+            tracing::warn!(sink = %pipe.name, "owns lanes in the database that it does not work on; giving up the lease");
+            lose(shared);
+            return Ok(());
+        }
         let share = (i64::from(LANES) + state.workers - 1) / state.workers.max(1);
         let owned = pipe.queue().owned() as i64;
         if owned > share {
@@ -223,8 +231,9 @@ async fn take_over(shared: &Shared, pipe: &Pipe, limit: i64) -> Result<(), sqlx:
     let heads = match heads {
         Ok(heads) => heads,
         Err(error) => {
-            // Lanes without their heads must not be worked on: give them back.
-            shared.control(async |conn| lanes::release(conn, id, &pipe.name, &numbers).await).await?;
+            // Lanes without their heads must not be worked on, and owned lanes must not stay unworked.
+            tracing::warn!(%error, "cannot load the waiting heads of lanes just taken; giving up the lease");
+            lose(shared);
             return Err(error);
         }
     };

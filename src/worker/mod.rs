@@ -242,7 +242,7 @@ async fn register(config: &Config, pool: &PgPool) -> Result<(), sqlx::Error> {
     while deliveries::writers(&mut conn).await?.iter().any(|writer| writing.contains(writer)) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let routed = sinks::route_unrouted(&mut conn).await?;
+    let routed = sinks::route_earlier(&mut conn).await?;
     if routed > 0 {
         tracing::info!(deliveries = routed, "routed what had arrived before the first sink");
     }

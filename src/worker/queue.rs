@@ -9,6 +9,7 @@
 //! keeps a mark that there is more, and the lane is read again from there when the key has room.
 
 use super::lane::Lane;
+use super::reading::Wanted;
 use crate::store::deliveries::Origin;
 use chrono::{DateTime, Utc};
 use std::cmp::Reverse;
@@ -89,6 +90,8 @@ pub struct Taken<T> {
 #[derive(Debug)]
 pub struct Queue<T> {
     epoch: u64,
+    /// Lanes taken so far.
+    serial: u64,
     ordered: bool,
     concurrency: usize,
     pub(super) rows_max: usize,
@@ -124,7 +127,7 @@ pub(super) struct Key<T> {
 }
 
 impl<T> Key<T> {
-    fn new(lane: i16) -> Self {
+    pub(super) fn new(lane: i16) -> Self {
         Self { lane, active: false, behind: VecDeque::new(), more_fresh: None, more_waiting: false }
     }
 
@@ -143,6 +146,7 @@ impl<T> Queue<T> {
     pub fn new(ordered: bool, concurrency: usize, rows_max: usize) -> Self {
         Self {
             epoch: 0,
+            serial: 0,
             ordered,
             concurrency,
             rows_max,
@@ -165,7 +169,8 @@ impl<T> Queue<T> {
     /// Starts to work on a lane. `heads` are its keys that have waiting rows: their first position, and when that is due.
     /// The first rows of an `orphaned` lane are suspect.
     pub fn own(&mut self, lane: i16, orphaned: bool, heads: impl IntoIterator<Item = (u64, i64, DateTime<Utc>)>) {
-        let mut owned = Lane::new(orphaned);
+        self.serial += 1;
+        let mut owned = Lane::new(self.serial, orphaned);
         for (key, head, due) in heads.into_iter().filter(|_| self.ordered) {
             owned.block(key, head, due);
         }
@@ -174,6 +179,11 @@ impl<T> Queue<T> {
             self.suspect_tries_left = self.concurrency * 2;
         }
         self.lanes.insert(lane, owned);
+    }
+
+    /// Whether a read that was planned still speaks of the lane as it is owned now.
+    pub fn is_current(&self, wanted: &Wanted) -> bool {
+        self.lanes.get(&wanted.lane).is_some_and(|lane| lane.serial == wanted.serial)
     }
 
     /// Owned lanes that are not being handed over.
@@ -209,7 +219,7 @@ impl<T> Queue<T> {
 
     /// Forgets everything: the lease is lost, and others may own the lanes.
     pub fn disown_all(&mut self) {
-        *self = Self { epoch: self.epoch + 1, ..Self::new(self.ordered, self.concurrency, self.rows_max) };
+        *self = Self { epoch: self.epoch + 1, serial: self.serial, ..Self::new(self.ordered, self.concurrency, self.rows_max) };
     }
 
     /// Drops a lane's rows that no try has begun with.
@@ -386,12 +396,12 @@ impl<T> Queue<T> {
         if let Settled::Waits(due) = settled {
             let of = if place.origin == Origin::Replay { &mut lane.replay } else { &mut lane.waiting };
             of.include(due);
+            if let Some(name) = place.key {
+                lane.recorded(name, self.reads);
+            }
             if self.timers.len() < TIMERS_MAX && self.timers.peek() != Some(&Reverse((due, place.lane))) {
                 self.timers.push(Reverse((due, place.lane)));
             }
-        }
-        if let Some(name) = place.key {
-            lane.recorded(name, self.reads);
         }
     }
 

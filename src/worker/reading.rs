@@ -4,7 +4,7 @@
 //! been seen, and a seldom one (the *sweep*) goes back to the last position below which nothing can appear any more.
 
 use super::lane::DuePosition;
-use super::queue::Queue;
+use super::queue::{Key, Queue};
 use crate::store::deliveries::Origin;
 use chrono::{DateTime, Duration, Utc};
 use std::cmp::Reverse;
@@ -12,6 +12,8 @@ use std::cmp::Reverse;
 /// What one lane asks of a read: positions to read on from, and how many rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
+    /// See [`Lane::serial`](super::lane::Lane::serial).
+    pub serial: u64,
     pub lane: i16,
     pub fresh: Option<(i64, i64)>,
     pub waiting: Option<(DuePosition, i64)>,
@@ -51,6 +53,8 @@ pub struct Look {
     pub fresh: bool,
     /// Look for due rows in every lane from the start: an operator may have reset some.
     pub due: bool,
+    /// `back_to` is the floor, and it may rise after this read.
+    pub sweep: bool,
 }
 
 /// The database's clock is known to within this much.
@@ -81,7 +85,7 @@ impl<T> Queue<T> {
             }
             // Rows that are held may be found again: they must not use up the limits.
             let held = lane.known.len() as i64;
-            let mut wanted = Wanted { lane: *number, fresh: None, waiting: None, replay: None };
+            let mut wanted = Wanted { serial: lane.serial, lane: *number, fresh: None, waiting: None, replay: None };
             if has_room {
                 if let Some(from) = lane.rewind.take() {
                     wanted.fresh = Some((from - 1, share + lane.known_after(from - 1)));
@@ -90,6 +94,11 @@ impl<T> Queue<T> {
                     let after = lane.cursor.min(look.back_to);
                     wanted.fresh = Some((after, share + lane.known_after(after)));
                 }
+            }
+            if look.sweep && wanted.fresh.is_none_or(|(after, _)| after > look.back_to) {
+                // A lane that takes no part in a sweep goes back itself: the floor may rise without it.
+                lane.cursor = lane.cursor.min(look.back_to);
+                lane.more_fresh = true;
             }
             if lane.waiting.look || lane.has_due_keys(now) {
                 wanted.waiting = waiting_limit.map(|limit| (lane.waiting.position, limit + held));
@@ -162,14 +171,15 @@ impl<T> Queue<T> {
     /// Takes note of how far a read has come in one lane, after its rows were [offered](Queue::offer). `began` is the
     /// `now` of its plan. Returns whether the lane has more.
     pub fn learn(&mut self, wanted: &Wanted, found: &Found, began: DateTime<Utc>) -> bool {
-        let Some(lane) = self.lanes.get_mut(&wanted.lane) else { return false };
+        let Some(lane) = self.lanes.get_mut(&wanted.lane).filter(|lane| lane.serial == wanted.serial) else { return false };
         if let Some((_, limit)) = wanted.fresh {
             let full = found.fresh >= limit;
             let rewinding = std::mem::take(&mut lane.rewinding);
             if !rewinding.is_empty() {
                 // Keys that still have room may have rows beyond the last one read.
                 for name in rewinding.iter().filter(|_| full) {
-                    if let Some(key) = self.keys.get_mut(name).filter(|key| key.more_fresh.is_none()) {
+                    let key = self.keys.entry(*name).or_insert_with(|| Key::new(wanted.lane));
+                    if key.more_fresh.is_none() {
                         key.more_fresh = Some(found.fresh_last + 1);
                         lane.rewind_to(found.fresh_last + 1);
                     }
@@ -194,13 +204,11 @@ impl<T> Queue<T> {
     /// A read failed: all that it wanted is still wanted.
     pub fn fail_read(&mut self, plan: &[Wanted]) {
         for wanted in plan {
-            let Some(lane) = self.lanes.get_mut(&wanted.lane) else { continue };
+            let Some(lane) = self.lanes.get_mut(&wanted.lane).filter(|lane| lane.serial == wanted.serial) else { continue };
             if let Some((after, _)) = wanted.fresh {
                 for name in std::mem::take(&mut lane.rewinding) {
-                    if let Some(key) = self.keys.get_mut(&name) {
-                        key.more_fresh = Some(after + 1);
-                        lane.rewind_to(after + 1);
-                    }
+                    self.keys.entry(name).or_insert_with(|| Key::new(wanted.lane)).more_fresh = Some(after + 1);
+                    lane.rewind_to(after + 1);
                 }
                 lane.more_fresh = true;
             }
