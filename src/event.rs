@@ -153,4 +153,13 @@ mod tests {
         assert_eq!(event(None, "1").event_id, event(None, "1").event_id);
         assert_ne!(event(None, "1").event_id, event(None, "2").event_id);
     }
+    #[test]
+    fn a_bared_event_keeps_its_payload_and_is_found_again_by_its_request() {
+        let facts = Facts { event_type: Some("t".into()), company_id: Some("c".into()), user: Some("u".into()) };
+        let event = NewEvent::new(&Arc::from("mindtickle"), Some("evt-1"), "1", Bytes::from_static(b"{}"), Ok(facts), "{}".into());
+        let bared = event.bared("refused".into());
+        assert_eq!((&bared.payload, bared.request_hash), (&event.payload, event.request_hash));
+        assert_eq!((bared.event_type, bared.company_id, bared.order_key), (None, None, None));
+        assert!(bared.derived_id && bared.quarantine.is_some());
+    }
 }

@@ -243,3 +243,50 @@ fn bisect(mut items: Vec<Item>, code: &str, steps: &mut Vec<Step>) {
         tracing::error!(code, "the database refused an event even without its columns; answering 503");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::answers::Answer;
+    use crate::ingest::queue::Queues;
+    use bytes::Bytes;
+
+    /// As many jobs as there are `bodies`, each with a request that waits for it.
+    async fn items(bodies: &[&'static str]) -> (Vec<Item>, Vec<tokio::task::JoinHandle<Result<Receipt, Answer>>>) {
+        let (queues, mut ends) = Queues::new(1, Arc::new(Room::new(100, 100)), Duration::from_secs(60));
+        let queues = Arc::new(queues);
+        let (mut items, mut requests) = (Vec::new(), Vec::new());
+        for &body in bodies {
+            let queues = Arc::clone(&queues);
+            let event = NewEvent::new(&Arc::from("s"), Some(body), "1", Bytes::from_static(body.as_bytes()), Err("no".into()), "{}".into());
+            requests.push(tokio::spawn(async move { queues.commit(event).await }));
+            items.extend(next_batch(&mut ends[0], 1, 1).await.unwrap().into_iter().map(Item::new));
+        }
+        (items, requests)
+    }
+
+    fn ids(step: &Step) -> Vec<&str> {
+        let (Step::Insert(items) | Step::Compare(items)) = step;
+        items.iter().map(|item| item.job.event.event_id.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_refused_batch_is_halved_and_its_first_half_comes_first() {
+        let (batch, _requests) = items(&["a", "b", "c"]).await;
+        let mut steps = Vec::new();
+        bisect(batch, "22021", &mut steps);
+        assert_eq!(steps.iter().rev().map(ids).collect::<Vec<_>>(), [vec!["a"], vec!["b", "c"]]);
+    }
+
+    #[tokio::test]
+    async fn a_refused_event_is_tried_once_more_without_its_columns_and_then_given_up() {
+        let (batch, mut requests) = items(&["a"]).await;
+        let mut steps = Vec::new();
+        bisect(batch, "22021", &mut steps);
+        let Some(Step::Insert(bare)) = steps.pop() else { panic!("it should be inserted again") };
+        assert!(bare[0].is_bare && bare[0].job.event.derived_id);
+        bisect(bare, "22021", &mut steps);
+        assert!(steps.is_empty());
+        assert_eq!(requests.pop().unwrap().await.unwrap(), Err(Answer::Unavailable));
+    }
+}

@@ -1,4 +1,4 @@
-//! Takes events in: HTTP → [`door`] (verified) → [`queue`] → [`committer`] (one statement a batch) → answer.
+//! Takes events in: HTTP → `door` (verified) → `queue` → `committer` (one statement a batch) → answer. One file each, in this order.
 //!
 //! It knows no sink's address and no sink's secret: which deliveries are owed is decided inside the insert, by joining `sluice.sinks`.
 
