@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Send(args) => context.run(args.run(&context)),
         Command::Status(args) => context.run(args.run(&context)),
         Command::Replay(args) => context.run(args.run(&context)),
+        Command::Bench(args) => context.run(args.run(&context)),
         Command::Config(args) => args.run(&context),
         Command::Completions(args) => args.run(),
     };

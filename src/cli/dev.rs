@@ -105,7 +105,7 @@ kind = "file"
 path = "${SLUICE_DEV_EVENTS}"
 "#;
 
-fn data_dir() -> Option<PathBuf> {
+pub(super) fn data_dir() -> Option<PathBuf> {
     let var = |name| std::env::var_os(name);
     default_data_dir(&DataDirEnv { sluice_dev_dir: var("SLUICE_DEV_DIR"), xdg_data_home: var("XDG_DATA_HOME"), home: var("HOME") })
 }

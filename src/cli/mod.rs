@@ -1,5 +1,6 @@
 //! The command line: one file a command, each of which parses, calls and prints.
 
+pub mod bench;
 pub mod completions;
 pub mod config;
 pub mod dev;
@@ -59,6 +60,8 @@ pub enum Command {
     Status(status::Args),
     /// Deliver again what was given up, or what was delivered in a stretch of time
     Replay(replay::Args),
+    /// Measure this machine: single inserts by pgbench, then ingest, drain, both at once, latency and cost
+    Bench(bench::Args),
     /// Look at the config
     Config(config::Args),
     /// Print a completion script for a shell

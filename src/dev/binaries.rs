@@ -44,6 +44,13 @@ pub(super) fn find(search_path: Option<&OsStr>, cluster: Option<(u32, &Path)>) -
     pick(found, cluster)
 }
 
+/// A program of PostgreSQL's, `pgbench` for example: the one beside the server's binaries, else the one in the PATH.
+pub fn find_program(search_path: Option<&OsStr>, name: &str) -> Option<PathBuf> {
+    let beside = find(search_path, None).ok().map(|binaries| binaries.program(name));
+    let in_path = search_path.into_iter().flat_map(std::env::split_paths).map(|dir| dir.join(name));
+    beside.into_iter().chain(in_path).find(|program| program.is_file())
+}
+
 fn pick(found: Vec<Binaries>, cluster: Option<(u32, &Path)>) -> Result<Binaries, Error> {
     let mut installed: Vec<String> = found.iter().map(|b| b.major.to_string()).collect();
     installed.dedup();

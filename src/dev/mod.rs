@@ -13,5 +13,6 @@ mod guard;
 mod leftover;
 mod postgres;
 
+pub use binaries::find_program;
 pub use error::Error;
 pub use postgres::{DataDirEnv, Options, PrivatePostgres, default_data_dir};

@@ -1,0 +1,214 @@
+//! `sluice bench`: measures the whole, on a real server, in processes of their own, beside a yardstick of the same run.
+//!
+//! Each scenario has a fresh database. [`lab`] makes those, [`processes`] runs ingest and workers, [`load`] sends signed requests, [`sink`]
+//! counts what arrives, [`meter`] asks the server what it cost; [`inbound`] and [`outbound`] put them together, [`report`] prints.
+//! Load and sink run in this process, so they take their part of the machine's cores: figures compare only with their like.
+
+mod events;
+mod http;
+mod inbound;
+mod lab;
+mod load;
+mod meter;
+mod outbound;
+mod processes;
+mod report;
+mod sink;
+mod yardstick;
+
+use super::{Context, Failure, print, print_json, shutdown};
+use clap::ValueEnum;
+use lab::Lab;
+use report::{Figure, Figures, Report};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Few seconds and few events each: to see that it works, not to compare
+    #[arg(long)]
+    quick: bool,
+    /// Measure only this; can be given several times. Ratios need the yardstick
+    #[arg(long, value_enum, value_name = "NAME")]
+    only: Vec<Scenario>,
+    /// How long each timed measurement lasts; `both` and `steady` last six times as long [default: 10; with --quick 2]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: Option<u64>,
+    /// Do everything this often, and print medians
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=50))]
+    repeat: u8,
+    /// Where the private Postgres keeps its data meanwhile, used where DATABASE_URL is not set; removed in the end. It must be on the
+    /// disk that is to be measured, and not in memory [default: beside the data of `sluice dev`]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What can be measured, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// Single-row inserts by pgbench, 16 and 64 clients
+    Yardstick,
+    /// Verified events over HTTP, 64 and 256 connections
+    Ingest,
+    /// A backlog delivered to an HTTP sink, and to null
+    Drain,
+    /// Ingest and drain at once, as fast as it goes, from a fresh database
+    Both,
+    /// The same at a fixed 15,000 events a second
+    Steady,
+    /// The time from sender to sink at 500 events a second
+    Latency,
+    /// What is asked of the database when nothing happens
+    Idle,
+    /// The cost of reading due rows, of 10,000 and of 1,000,000, mid-drain and after a takeover
+    Fetch,
+    /// 1,000,000 deliveries drained, without and with a transaction held open
+    Backlog,
+}
+
+/// How much of everything.
+#[derive(Debug)]
+struct Plan {
+    seconds: u64,
+    together_seconds: u64,
+    idle_seconds: u64,
+    steady_per_second: u64,
+    drain_events: u64,
+    backlog_small: u64,
+    backlog_large: u64,
+}
+
+impl Plan {
+    fn new(quick: bool, seconds: Option<u64>) -> Self {
+        if quick {
+            let seconds = seconds.unwrap_or(2);
+            return Self {
+                seconds,
+                together_seconds: seconds * 2,
+                idle_seconds: seconds,
+                steady_per_second: 1000,
+                drain_events: 5000,
+                backlog_small: 1000,
+                backlog_large: 10_000,
+            };
+        }
+        let seconds = seconds.unwrap_or(10);
+        Self {
+            seconds,
+            together_seconds: seconds * 6,
+            idle_seconds: seconds,
+            steady_per_second: 15_000,
+            drain_events: 300_000,
+            backlog_small: 10_000,
+            backlog_large: 1_000_000,
+        }
+    }
+}
+
+/// For the children to be stopped after Ctrl-C; a second one cuts it short.
+const INTERRUPT_BOUND: Duration = Duration::from_secs(30);
+
+impl Args {
+    /// Measures and prints. A scenario that fails is named on stderr, and the others are measured all the same.
+    pub async fn run(&self, context: &Context) -> Result<(), Failure> {
+        let lab = Lab::open(context, self.data_dir.clone()).await?;
+        let interrupted = shutdown(INTERRUPT_BOUND)?;
+        let (mut runs, mut failed) = (Vec::new(), Vec::new());
+        let measured = async {
+            for _ in 0..self.repeat {
+                let (figures, failures) = self.once(&lab).await;
+                runs.push(figures);
+                failed.extend(failures);
+            }
+        };
+        // Dropping what is being measured kills its processes and closes its sink.
+        let is_whole = tokio::select! {
+            () = measured => true,
+            () = interrupted.begun() => false,
+        };
+        let report = self.report(&lab, runs);
+        lab.close().await?;
+        if !is_whole {
+            return Err(Failure::failed("interrupted; nothing is left behind"));
+        }
+        if self.json {
+            print_json(&report);
+        } else {
+            print(&report::table(&report));
+        }
+        if failed.is_empty() { Ok(()) } else { Err(Failure::failed(format!("not measured: {}", failed.join(", ")))) }
+    }
+
+    /// Every scenario once; returns the names of those that failed.
+    async fn once(&self, lab: &Lab) -> (Vec<Figure>, Vec<&'static str>) {
+        let plan = Plan::new(self.quick, self.seconds);
+        let (mut figures, mut failed) = (Figures::default(), Vec::new());
+        for &scenario in Scenario::value_variants() {
+            if !self.only.is_empty() && !self.only.contains(&scenario) {
+                continue;
+            }
+            eprintln!("measuring {} ...", scenario.name());
+            figures.begin(scenario.name());
+            if let Err(failure) = scenario.measure(lab, &plan, &mut figures).await {
+                eprintln!("{}: {}", scenario.name(), failure.message);
+                failed.push(scenario.name());
+            }
+            lab.clean().await;
+        }
+        (figures.into_figures(), failed)
+    }
+
+    fn report(&self, lab: &Lab, runs: Vec<Vec<Figure>>) -> Report {
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            optimized: !cfg!(debug_assertions),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            server: lab.server().clone(),
+            quick: self.quick,
+            runs: runs.len(),
+            figures: report::medians(runs),
+        }
+    }
+}
+
+impl Scenario {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Yardstick => "yardstick",
+            Self::Ingest => "ingest",
+            Self::Drain => "drain",
+            Self::Both => "both",
+            Self::Steady => "steady",
+            Self::Latency => "latency",
+            Self::Idle => "idle",
+            Self::Fetch => "fetch",
+            Self::Backlog => "backlog",
+        }
+    }
+
+    async fn measure(self, lab: &Lab, plan: &Plan, figures: &mut Figures) -> Result<(), Failure> {
+        match self {
+            Self::Yardstick => yardstick::measure(lab, plan.seconds, figures).await,
+            Self::Ingest => inbound::ingest(lab, plan, figures).await,
+            Self::Drain => outbound::drain(lab, plan, figures).await,
+            Self::Both => inbound::together(lab, plan, None, figures).await,
+            Self::Steady => inbound::together(lab, plan, Some(plan.steady_per_second), figures).await,
+            Self::Latency => inbound::latency(lab, plan, figures).await,
+            Self::Idle => inbound::idle(lab, plan, figures).await,
+            Self::Fetch => outbound::fetch(lab, plan, figures).await,
+            Self::Backlog => outbound::backlog(lab, plan, figures).await,
+        }
+    }
+}
+
+/// How long a drain of this many events may take: at a rate so low that there is nothing left to measure.
+fn drain_patience(events: u64) -> Duration {
+    Duration::from_secs(60 + events / 2000)
+}
+
+fn no_sink(error: std::io::Error) -> Failure {
+    Failure::failed(format!("cannot listen on 127.0.0.1: {error}"))
+}
