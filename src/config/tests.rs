@@ -132,7 +132,7 @@ fn every_key_of_a_sink_is_read() {
         timeout = "2s"
         retry = { max_attempts = 4, initial = "1s", factor = 1.5, cap = "1m" }
         order = "key"
-        on_dead = "block"
+        on_dead = "continue"
         rate = 0.5
         breaker = { failures = 9, rest = "2s", cap = "3s" }
         headers = { Authorization = "Bearer ${CANARY}", x-team = "a" }
@@ -145,7 +145,7 @@ fn every_key_of_a_sink_is_read() {
     assert_eq!((sink.concurrency, sink.timeout.as_secs(), sink.rate_per_second), (3, 2, Some(0.5)));
     assert_eq!((sink.policy.max_attempts, sink.policy.backoff.initial.as_secs()), (4, 1));
     assert_eq!((sink.policy.backoff.factor, sink.policy.backoff.cap.as_secs()), (1.5, 60));
-    assert!(sink.ordered && sink.on_dead_block);
+    assert!(sink.ordered && !sink.on_dead_block);
     assert_eq!(sink.breaker, Breaker { failures: 9, rest: Duration::from_secs(2), cap: Duration::from_secs(3) });
     let SinkKind::Http(http) = &sink.kind else { panic!("kind = \"http\"") };
     assert_eq!(http.url.expose(), "https://crm.example.com/hook");
