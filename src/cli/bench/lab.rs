@@ -42,8 +42,10 @@ impl Lab {
         let (url, private) = if env("DATABASE_URL").is_some() || context.names_config() {
             (context.database_url()?, None)
         } else {
-            let dir = data_dir.or_else(|| dev::data_dir().map(|dir| dir.join("bench")));
+            let dir = data_dir.or_else(dev::data_dir);
             let dir = dir.ok_or_else(|| Failure::failed("no folder for the private Postgres: name one with --data-dir"))?;
+            // One of our own inside it, since it is removed in the end.
+            let dir = dir.join("sluice-bench");
             let postgres = start_private(&dir).await.map_err(|error| Failure::failed(error.to_string()))?;
             (postgres.url().to_owned(), Some((postgres, dir)))
         };
