@@ -132,12 +132,12 @@ impl Args {
         let report = self.report(&lab, runs);
         lab.close().await?;
         if !is_whole {
-            return Err(Failure::failed("interrupted; nothing is left behind"));
+            return Err(Failure::failed("interrupted before everything was measured"));
         }
-        if self.json {
-            print_json(&report);
-        } else {
-            print(&report::table(&report));
+        match (report.figures.is_empty(), self.json) {
+            (true, _) => {}
+            (_, true) => print_json(&report),
+            (_, false) => print(&report::table(&report)),
         }
         if failed.is_empty() { Ok(()) } else { Err(Failure::failed(format!("not measured: {}", failed.join(", ")))) }
     }
