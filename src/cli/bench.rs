@@ -37,8 +37,8 @@ pub struct Args {
     /// Do everything this often, and print medians
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=50))]
     repeat: u8,
-    /// Where the private Postgres keeps its data meanwhile, used where DATABASE_URL is not set; removed in the end. It must be on the
-    /// disk that is to be measured, and not in memory [default: beside the data of `sluice dev`]
+    /// The folder in which the private Postgres, used where DATABASE_URL is not set, keeps its data meanwhile: on the disk that is
+    /// to be measured, not in memory [default: the one of `sluice dev`]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Print JSON
@@ -91,8 +91,8 @@ impl Plan {
                 idle_seconds: seconds,
                 steady_per_second: 1000,
                 drain_events: 5000,
-                backlog_small: 1000,
-                backlog_large: 10_000,
+                backlog_small: 5000,
+                backlog_large: 20_000,
             };
         }
         let seconds = seconds.unwrap_or(10);
@@ -132,12 +132,12 @@ impl Args {
         let report = self.report(&lab, runs);
         lab.close().await?;
         if !is_whole {
-            return Err(Failure::failed("interrupted; nothing is left behind"));
+            return Err(Failure::failed("interrupted before everything was measured"));
         }
-        if self.json {
-            print_json(&report);
-        } else {
-            print(&report::table(&report));
+        match (report.figures.is_empty(), self.json) {
+            (true, _) => {}
+            (_, true) => print_json(&report),
+            (_, false) => print(&report::table(&report)),
         }
         if failed.is_empty() { Ok(()) } else { Err(Failure::failed(format!("not measured: {}", failed.join(", ")))) }
     }

@@ -2,8 +2,7 @@
 //!
 //! The queries on `pg_stat_statements` are checked at run time: it is an extension that the server may not have.
 
-use sqlx::migrate::MigrateDatabase;
-use sqlx::{Connection, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// The yardstick: what a receiver without a queue does, one row and one commit a request. For pgbench.
 pub const YARDSTICK_INSERT: &str = "\
@@ -28,9 +27,10 @@ pub async fn create_yardstick(conn: &mut PgConnection) -> Result<(), sqlx::Error
     Ok(())
 }
 
-/// Drops the database that `url` names, whoever is connected to it.
-pub async fn drop_database(url: &str) -> Result<(), sqlx::Error> {
-    Postgres::force_drop_database(url).await
+/// Drops a database, whoever is connected to it. `name`: letters, digits and `_` only, since a name cannot be a bind.
+pub async fn drop_database(conn: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(AssertSqlSafe(format!(r#"drop database if exists "{name}" with (force)"#))).execute(conn).await?;
+    Ok(())
 }
 
 /// What the figures depend on.

@@ -34,12 +34,11 @@ pub async fn ingest(lab: &Lab, plan: &Plan, figures: &mut Figures) -> Result<(),
         let load = Load { connections, time: Duration::from_secs(plan.seconds), ..load(address, &requests) };
         let sent = load.run().await;
         ingest.check()?;
-        figures.rate(format!("received, {connections} connections"), sent.per_second());
-        answers(&sent, &format!(", {connections} connections"), figures)?;
-        if connections == CONNECTIONS {
-            meter.report(&mut database.conn, sent.taken, figures).await?;
-        }
-        peak(&ingest, &format!("ingest, {connections} connections"), figures);
+        let of = format!(", {connections} connections");
+        figures.rate(format!("received{of}"), sent.per_second());
+        answers(&sent, &of, figures)?;
+        meter.report(&mut database.conn, sent.taken, &of, figures).await?;
+        peak(&ingest, &format!("ingest{of}"), figures);
         ingest.stop().await?;
         lab.clean().await;
     }
@@ -62,11 +61,11 @@ pub async fn together(lab: &Lab, plan: &Plan, per_second: Option<u64>, figures: 
     figures.add("backlog at half time", backlog.get(backlog.len() / 2).copied().unwrap_or(0) as f64, Unit::Count);
     figures.add("backlog at the end", sent.taken.saturating_sub(delivered) as f64, Unit::Count);
     let growth = growth_per_second(&backlog[backlog.len() / 2..]) / sent.per_second() * 100.0;
-    figures.add("backlog's growth in the second half, of what came in", growth, Unit::Percent);
+    figures.add("backlog's growth in the second half, of what came in (level: under 2)", growth, Unit::Percent);
     answers(&sent, "", figures)?;
     both.finish(sent.taken).await?;
     figures.add("delivered twice", sink.requests() as f64 - sent.taken as f64, Unit::Count);
-    meter.report(&mut both.database.conn, sent.taken, figures).await?;
+    meter.report(&mut both.database.conn, sent.taken, "", figures).await?;
     both.stop(figures).await?;
     lab.clean().await;
     Ok(())
@@ -129,7 +128,7 @@ impl Both {
     async fn start(lab: &Lab, to: Destination) -> Result<Self, Failure> {
         let mut database = lab.database("both").await?;
         database.register(to).await?;
-        let worker = processes::worker(lab.folder(), database.url(), to, None).await?;
+        let worker = processes::worker(lab.folder(), database.url(), to).await?;
         let (ingest, address) = processes::ingest(lab.folder(), database.url()).await?;
         Ok(Self { database, ingest, worker, address })
     }

@@ -30,7 +30,7 @@ pub struct Lab {
     private: Option<(PrivatePostgres, PathBuf)>,
     folder: Folder,
     server: Server,
-    /// URLs of databases that are still to be dropped.
+    /// Names of databases that are still to be dropped.
     created: Mutex<Vec<String>>,
     databases: AtomicU64,
 }
@@ -42,8 +42,10 @@ impl Lab {
         let (url, private) = if env("DATABASE_URL").is_some() || context.names_config() {
             (context.database_url()?, None)
         } else {
-            let dir = data_dir.or_else(|| dev::data_dir().map(|dir| dir.join("bench")));
+            let dir = data_dir.or_else(dev::data_dir);
             let dir = dir.ok_or_else(|| Failure::failed("no folder for the private Postgres: name one with --data-dir"))?;
+            // One of our own inside it, since it is removed in the end.
+            let dir = dir.join("sluice-bench");
             let postgres = start_private(&dir).await.map_err(|error| Failure::failed(error.to_string()))?;
             (postgres.url().to_owned(), Some((postgres, dir)))
         };
@@ -69,7 +71,7 @@ impl Lab {
                  or leave DATABASE_URL unset, for a private server"
             ))
         })?;
-        self.created().push(url.clone());
+        self.created().push(name);
         migrate::up(&url).await.map_err(|error| Failure::failed(error.to_string()))?;
         Ok(Database { conn: connect(&url).await?, url })
     }
@@ -77,9 +79,13 @@ impl Lab {
     /// Drops what [`Lab::database`] has made. What still uses it is disconnected.
     pub async fn clean(&self) {
         let created = std::mem::take(&mut *self.created());
-        for url in created {
-            if let Err(error) = bench::drop_database(&url).await {
-                tracing::warn!(%error, "a database of this benchmark is left behind: drop it by hand (its name begins with sluice_bench_)");
+        for name in created {
+            let dropped = match connect(&self.url).await {
+                Ok(mut conn) => bench::drop_database(&mut conn, &name).await.map_err(|error| error.to_string()),
+                Err(failure) => Err(failure.message),
+            };
+            if let Err(error) = dropped {
+                eprintln!("the database {name} is left behind ({error}): drop it by hand");
             }
         }
     }

@@ -34,14 +34,14 @@ impl Meter {
         bench::statements(conn).await.map(Some).map_err(failed)
     }
 
-    /// Adds what each of `events` events has cost.
-    pub async fn report(&self, conn: &mut PgConnection, events: u64, figures: &mut Figures) -> Result<(), Failure> {
+    /// Adds what each of `events` events has cost; `of` ends the figures' names.
+    pub async fn report(&self, conn: &mut PgConnection, events: u64, of: &str, figures: &mut Figures) -> Result<(), Failure> {
         let events = events.max(1) as f64;
         if let Some(statements) = self.statements(conn).await? {
-            figures.add("statements an event", statements.calls as f64 / events, Unit::Count);
+            figures.add(format!("statements an event{of}"), statements.calls as f64 / events, Unit::Count);
         }
         let wal_bytes = bench::wal_bytes(conn).await.map_err(failed)? - self.wal_bytes;
-        figures.add("WAL an event", wal_bytes / events, Unit::Bytes);
+        figures.add(format!("WAL an event{of}"), wal_bytes / events, Unit::Bytes);
         Ok(())
     }
 }

@@ -18,11 +18,11 @@ pub async fn drain(lab: &Lab, plan: &Plan, figures: &mut Figures) -> Result<(), 
     for to in [Destination::Http(sink.address()), Destination::Null] {
         let mut database = filled(lab, to, plan.drain_events).await?;
         let meter = Meter::start(&mut database.conn).await?;
-        let mut worker = processes::worker(lab.folder(), database.url(), to, None).await?;
+        let mut worker = processes::worker(lab.folder(), database.url(), to).await?;
         database.wait_until_done(drain_patience(plan.drain_events), || worker.check()).await?;
         let kind = to.kind();
         figures.rate(format!("delivered to {kind}"), delivered_per_second(&mut database).await?);
-        meter.report(&mut database.conn, plan.drain_events, figures).await?;
+        meter.report(&mut database.conn, plan.drain_events, &format!(", to {kind}"), figures).await?;
         peak(&worker, &format!("worker to {kind}"), figures);
         worker.stop().await?;
         lab.clean().await;
@@ -37,15 +37,19 @@ pub async fn fetch(lab: &Lab, plan: &Plan, figures: &mut Figures) -> Result<(), 
         let sink = Sink::start(0).await.map_err(no_sink)?;
         let to = Destination::Http(sink.address());
         let mut database = filled(lab, to, events).await?;
-        // Slow enough for a small backlog to have a middle; the large one is drained as fast as it goes.
-        let mut first = processes::worker(lab.folder(), database.url(), to, Some((events as f64 / 4.0).min(1e6))).await?;
+        let mut first = processes::worker(lab.folder(), database.url(), to).await?;
         watch(&sink, events / 4, &mut first, events).await?;
         let meter = Meter::start(&mut database.conn).await?;
         watch(&sink, events / 2, &mut first, events).await?;
         report_fetch(&meter, &mut database, &format!("{events} pending, mid-drain"), figures).await?;
         first.kill().await;
-
-        let mut second = processes::worker(lab.folder(), database.url(), to, None).await?;
+        let left = events.saturating_sub(sink.requests());
+        if left < events / 8 {
+            return Err(Failure::failed(format!(
+                "of {events} deliveries {left} were left when their worker was killed: too few to go on with"
+            )));
+        }
+        let mut second = processes::worker(lab.folder(), database.url(), to).await?;
         let meter = Meter::start(&mut database.conn).await?;
         watch(&sink, sink.requests() + events / 8, &mut second, events).await?;
         report_fetch(&meter, &mut database, &format!("{events} pending, after a takeover"), figures).await?;
@@ -63,7 +67,7 @@ pub async fn backlog(lab: &Lab, plan: &Plan, figures: &mut Figures) -> Result<()
         let to = Destination::Http(sink.address());
         let mut database = filled(lab, to, events).await?;
         let holder = if pinned { Some(hold_horizon(&database).await?) } else { None };
-        let mut worker = processes::worker(lab.folder(), database.url(), to, None).await?;
+        let mut worker = processes::worker(lab.folder(), database.url(), to).await?;
         let timeline = watch(&sink, events, &mut worker, events).await?;
         database.wait_until_done(drain_patience(events), || worker.check()).await?;
         let of = if pinned { ", with an open transaction" } else { "" };
@@ -107,6 +111,9 @@ async fn report_fetch(meter: &Meter, database: &mut Database, when: &str, figure
     Ok(())
 }
 
+/// Short beside the time that a small backlog takes.
+const LOOK_EVERY: Duration = Duration::from_millis(4);
+
 /// How many requests the sink had had, and when.
 type Timeline = Vec<(Instant, u64)>;
 
@@ -124,7 +131,7 @@ async fn watch(sink: &Sink, requests: u64, worker: &mut Process, events: u64) ->
         if now.0 >= gives_up_at {
             return Err(Failure::failed(format!("the sink got {} of {requests} requests, and then no more in time", now.1)));
         }
-        sleep(Duration::from_millis(10)).await;
+        sleep(LOOK_EVERY).await;
     }
 }
 

@@ -57,17 +57,14 @@ pub async fn ingest(folder: &Folder, database_url: &str) -> Result<(Process, Soc
     Ok((Process::start("ingest", folder, &config, database_url, ops).await?, listen))
 }
 
-/// Starts a worker with one sink that takes everything, at `per_second` at most where that is given.
-pub async fn worker(folder: &Folder, database_url: &str, to: Destination, per_second: Option<f64>) -> Result<Process, Failure> {
+/// Starts a worker with one sink that takes everything.
+pub async fn worker(folder: &Folder, database_url: &str, to: Destination) -> Result<Process, Failure> {
     let ops = free_address()?;
     let mut config = format!("[worker]\nops_listen = \"{ops}\"\n\n[[sink]]\nname = \"{SINK}\"\nconcurrency = {IN_FLIGHT}\n");
     config += &match to {
         Destination::Null => "kind = \"null\"\n".to_owned(),
         Destination::Http(address) => format!("kind = \"http\"\nurl = \"http://{address}/hook\"\nallow = [\"127.0.0.0/8\"]\n"),
     };
-    if let Some(per_second) = per_second {
-        config += &format!("rate = {per_second:.1}\n");
-    }
     Process::start("worker", folder, &config, database_url, ops).await
 }
 
