@@ -14,6 +14,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub fn init_logs(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=off"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A closed stderr loses the line. Without this, the report of that would panic, and take the task that logged with it.
+    let lines = lines.log_internal_errors(false);
     let set = if json {
         lines.json().flatten_event(true).finish().try_init()
     } else {

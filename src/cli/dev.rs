@@ -5,12 +5,14 @@ use crate::clock;
 use crate::config::{Config, Part};
 use crate::dev::{DataDirEnv, Options, PrivatePostgres, default_data_dir};
 use crate::profile::Profile;
-use crate::store::migrate;
+use crate::store::{lanes, migrate, options};
 use crate::{ingest, signature, worker};
+use sqlx::ConnectOptions;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::net::TcpListener;
 
 /// Where `sluice dev` listens unless it is told otherwise.
 pub const LISTEN: &str = "127.0.0.1:8080";
@@ -47,18 +49,24 @@ impl Args {
             }
         };
         migrate::up(&url).await.map_err(|error| Failure::failed(error.to_string()))?;
+        if postgres.is_some() {
+            // Nobody else works on a private database: leases that a killed program left behind need not be waited for.
+            end_leases(&url).await.map_err(|error| Failure::database("cannot end old leases", &error))?;
+            keep(&dir, URL_FILE, &url).map_err(|error| Failure::failed(format!("cannot write to {}: {error}", dir.display())))?;
+        }
         let config = self.config(context, &dir, &url)?;
-        let ops = bind(SocketAddr::from(([127, 0, 0, 1], 0)), "the operators' port").await?;
-        let ops_address = ops.local_addr().map_err(|error| Failure::failed(error.to_string()))?;
-        welcome(&config, self.listen, ops_address, &dir, postgres.as_ref());
+        let (ops, worker_ops) = (operators_port().await?, operators_port().await?);
+        welcome(&config, self.listen, [ops.1, worker_ops.1], &dir, postgres.as_ref());
         let worker = tokio::spawn({
             let (config, shutdown) = (config.clone(), shutdown.clone());
-            async move { worker::run(&config, None, shutdown).await }
+            async move { worker::run(&config, Some(worker_ops.0), shutdown).await }
         });
-        let received = ingest::run(&config, listener, Some(ops), shutdown.clone()).await;
+        let received = ingest::run(&config, listener, Some(ops.0), shutdown.clone()).await;
         shutdown.begin();
         let delivered = worker.await;
         if let Some(postgres) = postgres {
+            // Best effort: a URL that leads nowhere is refused by the connection.
+            let _ = std::fs::remove_file(dir.join(URL_FILE));
             postgres.stop().await.map_err(|error| Failure::failed(error.to_string()))?;
         }
         received.map_err(|error| Failure::failed(error.to_string()))?;
@@ -119,26 +127,52 @@ pub fn kept_secret() -> Option<String> {
     std::fs::read_to_string(data_dir()?.join("webhook-secret")).ok().filter(|secret| !secret.is_empty())
 }
 
+/// The URL of the private Postgres that runs now, with its password.
+const URL_FILE: &str = "database-url";
+
+/// The database of a `sluice dev` that is running, or was killed.
+pub fn kept_url() -> Option<String> {
+    std::fs::read_to_string(data_dir()?.join(URL_FILE)).ok().filter(|url| !url.is_empty())
+}
+
+async fn end_leases(url: &str) -> Result<(), sqlx::Error> {
+    let options = options::options(url, "sluice dev", &[]).map_err(|error| sqlx::Error::Configuration(error.into()))?;
+    lanes::end_all(&mut options.connect().await?).await
+}
+
+/// A free port on 127.0.0.1, for `/livez`, `/readyz` and `/metrics`.
+async fn operators_port() -> Result<(TcpListener, SocketAddr), Failure> {
+    let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), "the operators' port").await?;
+    let address = listener.local_addr().map_err(|error| Failure::failed(error.to_string()))?;
+    Ok((listener, address))
+}
+
+/// Writes a file that only we may read.
+fn keep(dir: &Path, name: &str, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    std::fs::create_dir_all(dir)?;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.join(name))?.write_all(text.as_bytes())
+}
+
 /// The secret kept in the folder; made when first asked for.
 fn secret(dir: &Path) -> std::io::Result<String> {
-    use std::io::Write;
     let path = dir.join("webhook-secret");
     match std::fs::read_to_string(&path) {
         Ok(secret) if !secret.is_empty() => return Ok(secret),
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    std::fs::create_dir_all(dir)?;
     let secret = format!("dev-{}", uuid::Uuid::new_v4().simple());
-    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?.write_all(secret.as_bytes())?;
+    keep(dir, "webhook-secret", &secret)?;
     Ok(secret)
 }
 
 /// Says where everything is, and what to try.
-fn welcome(config: &Config, listen: SocketAddr, ops: SocketAddr, dir: &Path, postgres: Option<&PrivatePostgres>) {
+fn welcome(config: &Config, listen: SocketAddr, ops: [SocketAddr; 2], dir: &Path, postgres: Option<&PrivatePostgres>) {
     let psql = postgres.map_or_else(|| "psql \"$DATABASE_URL\"".into(), PrivatePostgres::psql_line);
     let mut text = format!("\nsluice is up: ingest and a worker in one process\n\n  receiving   http://{listen}/webhooks/{{source}}\n");
-    text += &format!("  operating   http://{ops}/metrics, /readyz, /livez\n  psql        {psql}\n");
+    text += &format!("  operating   http://{}/metrics (ingest), http://{}/metrics (worker); /readyz, /livez\n", ops[0], ops[1]);
+    text += &format!("  psql        {psql}\n");
     if let Some(postgres) = postgres {
         text += &format!("  data        {}\n  server log  {}\n", dir.display(), postgres.log_path().display());
     }

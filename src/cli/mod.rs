@@ -98,14 +98,19 @@ impl Context {
         Ok(Config::load_part(self.config.as_deref(), &env, part)?)
     }
 
-    /// The database's URL: `DATABASE_URL`, else the config's. The rest of the config need not be right.
+    /// The database's URL: `DATABASE_URL`, else the config's, else that of a running `sluice dev`.
     fn database_url(&self) -> Result<String, Failure> {
         if let Some(url) = env("DATABASE_URL") {
             return Ok(url);
         }
-        let url = self.config(Part::All)?.database_url;
-        url.map(|url| url.expose().clone())
-            .ok_or_else(|| Failure::config("no database is configured: set DATABASE_URL, or database_url in the config"))
+        let configured = match self.config(Part::Neither) {
+            Ok(config) => config.database_url.map(|url| url.expose().clone()),
+            Err(failure) if self.names_config() => return Err(failure),
+            Err(_) => None,
+        };
+        configured.or_else(dev::kept_url).ok_or_else(|| {
+            Failure::config("no database is configured: set DATABASE_URL, or database_url in the config; no `sluice dev` is running either")
+        })
     }
 }
 

@@ -66,6 +66,8 @@ pub enum Part {
     Ingest,
     /// Everything but the sources: a worker holds no signing secret.
     Worker,
+    /// Neither sources nor sinks: an operator needs the database only.
+    Neither,
 }
 
 impl Config {
@@ -109,6 +111,10 @@ impl Config {
             Part::All => {}
             Part::Ingest => drop(table.get_mut().remove("sink")),
             Part::Worker => drop(table.get_mut().remove("source")),
+            Part::Neither => {
+                table.get_mut().remove("source");
+                table.get_mut().remove("sink");
+            }
         }
         let mut tree = serde_spanned::Spanned::new(table.span(), toml::de::DeValue::Table(table.into_inner()));
         interpolate::expand_all(&mut tree, &interpolate::Lookup { env, file: &interpolate::read_file })?;

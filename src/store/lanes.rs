@@ -113,6 +113,12 @@ pub async fn reap(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
     Ok(reaped.rows_affected())
 }
 
+/// Ends all leases: for a database that nobody else can be working on.
+pub async fn end_all(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("update sluice.workers set expires_at = now()").execute(conn).await?;
+    Ok(())
+}
+
 /// A lane that this worker now owns.
 #[derive(Debug)]
 pub struct Claimed {

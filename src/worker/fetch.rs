@@ -74,7 +74,12 @@ pub async fn run(shared: Arc<Shared>) {
 async fn read(shared: &Arc<Shared>, session: &mut Session, horizon: &mut Horizon, poll: bool) -> Result<usize, sqlx::Error> {
     let began = shared.clock.now();
     let hinted = shared.hinted.swap(false, Ordering::Relaxed);
-    let reset = shared.reset.swap(false, Ordering::Relaxed);
+    let changed = shared.changed.swap(false, Ordering::Relaxed);
+    let reset = shared.reset.swap(false, Ordering::Relaxed) || changed;
+    if changed {
+        // What was read before an operator's change may no longer be owed.
+        shared.pipes.iter().for_each(|pipe| pipe.queue().refresh());
+    }
     let back_to = if poll { horizon.floor } else { horizon.recent(clock::instant()) };
     let look = Look { back_to, fresh: hinted || poll, due: reset || poll, sweep: poll };
     let plans: Vec<(&Arc<Pipe>, Vec<Wanted>)> = shared.pipes.iter().map(|pipe| (pipe, pipe.queue().plan(began, look))).collect();

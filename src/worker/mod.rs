@@ -78,6 +78,8 @@ struct Shared {
     fetch: Notify,
     /// Events have arrived.
     hinted: AtomicBool,
+    /// An operator changed deliveries: rows in memory may be out of date.
+    changed: AtomicBool,
     /// Deliveries were reset: due rows may lie anywhere.
     reset: AtomicBool,
     /// Workers, lanes or sinks have changed.
@@ -167,6 +169,7 @@ pub async fn run(config: &Config, ops: Option<TcpListener>, shutdown: Shutdown) 
         writes,
         fetch: Notify::new(),
         hinted: AtomicBool::new(true),
+        changed: AtomicBool::new(false),
         reset: AtomicBool::new(true),
         renew: Notify::new(),
         store_down: AtomicBool::new(false),

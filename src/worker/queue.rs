@@ -217,13 +217,25 @@ impl<T> Queue<T> {
         self.lanes.values().all(|lane| lane.in_flight == 0)
     }
 
+    /// Drops all rows that no try has begun with, to read them again: an operator has changed some.
+    pub fn refresh(&mut self) {
+        for number in self.lanes.iter().filter(|(_, lane)| !lane.releasing).map(|(number, _)| *number).collect::<Vec<_>>() {
+            let first = self.forget_queued(number);
+            if let Some(lane) = self.lanes.get_mut(&number) {
+                lane.cursor = first.map_or(lane.cursor, |first| lane.cursor.min(first - 1));
+                lane.more_fresh = true;
+            }
+        }
+    }
+
     /// Forgets everything: the lease is lost, and others may own the lanes.
     pub fn disown_all(&mut self) {
         *self = Self { epoch: self.epoch + 1, serial: self.serial, ..Self::new(self.ordered, self.concurrency, self.rows_max) };
     }
 
-    /// Drops a lane's rows that no try has begun with.
-    fn forget_queued(&mut self, number: i16) {
+    /// Drops a lane's rows that no try has begun with. Returns the first position that has to be read again for them.
+    fn forget_queued(&mut self, number: i16) -> Option<i64> {
+        let left = self.keys.values().filter(|key| key.lane == number).filter_map(|key| key.more_fresh).min();
         let mut forgotten: Vec<Place> = Vec::new();
         for queue in [&mut self.ready, &mut self.replays, &mut self.suspects] {
             forgotten.extend(queue.iter().filter(|row| row.lane == number).map(Row::place));
@@ -235,12 +247,17 @@ impl<T> Queue<T> {
             (key.more_fresh, key.more_waiting) = (None, false);
         }
         self.keys.retain(|name, key| key.lane != number || (key.active && !idle.contains(name)));
-        for place in forgotten {
+        for place in &forgotten {
             self.held[place.origin as usize] -= 1;
             if let Some(lane) = self.lanes.get_mut(&place.lane) {
                 lane.known.remove(&place.seq);
             }
         }
+        let lane = self.lanes.get_mut(&number)?;
+        let rewind = lane.rewind.take();
+        lane.rewinding.clear();
+        let first = forgotten.iter().filter(|place| place.origin == Origin::Fresh).map(|place| place.seq).min();
+        [first, left, rewind].into_iter().flatten().min()
     }
 
     /// Takes in a row that a read has found due, as of `now` by the database's clock.

@@ -18,6 +18,7 @@ pub async fn run(shared: Arc<Shared>) {
                 match hints.next().await? {
                     Hint::Arrived => shared.hint(),
                     Hint::Reset => {
+                        shared.changed.store(true, Ordering::Relaxed);
                         shared.reset.store(true, Ordering::Relaxed);
                         shared.hint();
                     }
