@@ -8,7 +8,7 @@ use crate::clock;
 use crate::delivery::{Blame, Decision, Failure, Outcome, Standing, decide};
 use crate::store::deliveries::{self, FailedTry, Finished, Postponed, Target};
 use crate::store::sinks;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -289,7 +289,8 @@ fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Item>, attempts: i32, outc
         Decision::Skipped => finish("skipped"),
         Decision::Dead => finish("dead"),
         Decision::Retry(after) => {
-            let due_at = shared.clock.now() + *after;
+            // As Postgres keeps it: later events of the key are told by it from those that wait for an earlier time.
+            let due_at = (shared.clock.now() + *after).trunc_subsecs(6);
             for later in pipe.queue().block(place, due_at) {
                 park(shared, pipe, &later, due_at);
             }
