@@ -1,0 +1,115 @@
+//! Workers that come and go share the lanes; no row is left behind.
+
+use crate::client::store_rounds;
+use crate::sink::{Gate, Reply, Sink};
+use crate::system::{Process, System, eventually};
+use std::path::Path;
+
+/// Set for a run of some minutes: five times as much.
+const LONG: &str = "SLUICE_TEST_LONG";
+
+/// A small generator of its own, so that a run can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+/// Starts and stops up to four workers while so many deliveries are not done; at least one is left.
+async fn come_and_go(system: &System, config: &Path, deliveries: i64, random: &mut Random) -> Vec<Process> {
+    let mut workers = vec![system.working(config).await];
+    let mut next = 0;
+    let done = async || system.count("delivered").await;
+    while done().await < deliveries * 9 / 10 {
+        if workers.len() < 2 || (workers.len() < 4 && random.below(2) == 0) {
+            workers.push(system.worker(config));
+        } else {
+            let leaving = random.below(workers.len());
+            workers.swap_remove(leaving).stop().await;
+        }
+        next += random.below(deliveries as usize / 20) as i64;
+        eventually("they go on", async || done().await >= next.min(deliveries * 9 / 10)).await;
+        next = done().await;
+    }
+    workers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_come_and_go_lose_nothing_and_deliver_nothing_twice() {
+    let system = System::new("come_and_go").await;
+    let (crm, lms) = (Sink::answering(200).await, Sink::answering(200).await);
+    // Slow enough to be interrupted.
+    let config = system.config(&(crm.config("crm", "concurrency = 4") + &lms.config("lms", "concurrency = 4")));
+    system.working(&config).await.stop().await;
+    let ingest = system.ingest().await;
+    let users = if std::env::var_os(LONG).is_some() { 1_000 } else { 200 };
+    let events = users as i64 * 50;
+    let mut random = Random(7);
+    let (workers, ()) = tokio::join!(come_and_go(&system, &config, events * 2, &mut random), store_rounds(ingest.address, users, 50));
+    system.drained(events * 2).await;
+    for sink in [&crm, &lms] {
+        sink.assert_each_once(events as usize);
+        sink.assert_in_order();
+    }
+    for mut worker in workers {
+        worker.stop().await;
+    }
+    assert_eq!(system.value::<i64>("select count(*) from sluice.workers").await, 0, "who stops leaves no lease behind");
+    assert_eq!(system.value::<i64>("select count(*) from sluice.lanes where worker is not null").await, 0);
+}
+
+#[tokio::test]
+async fn a_newcomer_gets_its_fair_share_of_the_lanes() {
+    let system = System::new("fair_share").await;
+    let sink = Sink::answering(200).await;
+    let config = system.config(&sink.config("crm", ""));
+    let mut workers = vec![system.working(&config).await];
+    let shares = "select string_agg(n::text, ',' order by n) from (select count(*) as n from sluice.lanes where worker is not null group by worker) s";
+    for expected in ["64", "32,32", "20,22,22", "16,16,16,16"] {
+        eventually(expected, async || system.value::<Option<String>>(shares).await.as_deref() == Some(expected)).await;
+        workers.push(system.worker(&config));
+    }
+}
+
+/// Stores events in the shape that ingest gives them, in a lane of the test's choosing.
+async fn insert(conn: &mut sqlx::PgConnection, from: i64, to: i64) {
+    let insert = "with e as (insert into sluice.events (seq, source, event_id, type, lane, payload_hash)
+              select seq, 'mindtickle', 'late:' || seq, 'course.completed', 5, '\\x00' from generate_series($1::bigint, $2) as g(seq) returning seq, lane),
+            p as (insert into sluice.payloads select seq, '{}', '{}' from e)
+         insert into sluice.deliveries (event_seq, sink, lane) select seq, 'crm', lane from e";
+    sqlx::query(insert).bind(from).bind(to).execute(conn).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_event_committed_late_is_found_although_its_sink_had_no_room_for_it_at_the_time() {
+    let system = System::new("late_commit").await;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let sink = Sink::start(move |_| Reply::After(held.clone(), 200)).await;
+    let keys = "concurrency = 2\ntimeout = \"60s\"";
+    let config = system.config(&format!("[worker]\nread_ahead = 100\npoll = \"100ms\"\n{}", sink.config("crm", keys)));
+    let _worker = system.working(&config).await;
+
+    // Numbered first, committed last.
+    let mut late = system.db.begin().await.unwrap();
+    insert(&mut late, 1, 1).await;
+    let mut conn = system.db.acquire().await.unwrap();
+    insert(&mut conn, 2, 90).await;
+    eventually("they are being tried", async || sink.tries() == 2).await;
+    // Polls must pass while it is being written, and after it is there.
+    let polls = async || {
+        let reads =
+            "select sum(idx_scan)::bigint from pg_stat_user_indexes where indexrelname in ('deliveries_waiting', 'deliveries_fresh')";
+        let before: i64 = system.value(reads).await;
+        eventually("the worker polls", async || system.value::<i64>(reads).await > before + 640).await;
+    };
+    polls().await;
+    late.commit().await.unwrap();
+    polls().await;
+    gate.open();
+    system.drained(90).await;
+    sink.assert_each_once(90);
+}

@@ -1,0 +1,80 @@
+//! The database goes away and comes back.
+
+use crate::client::{Client, Event};
+use crate::private;
+use crate::sink::Sink;
+use crate::system::{System, eventually, free_port};
+use sluice::clock;
+use sluice::dev::PrivatePostgres;
+use std::path::Path;
+use std::time::Duration;
+
+async fn start(dir: &Path, port: u16) -> PrivatePostgres {
+    let mut options = private::options();
+    options.port = Some(port);
+    PrivatePostgres::start(dir, options).await.expect("a private Postgres starts")
+}
+
+/// Asserts that a post is refused in time, and in a way that makes the provider try again.
+async fn refused(client: &mut Client, event: &Event) {
+    let began = clock::instant();
+    let answer = client.post(event).await;
+    let took = clock::instant().saturating_duration_since(began);
+    assert_eq!(answer.status(), 503);
+    assert!(answer.header("retry-after").is_some(), "{}", answer.head);
+    // 2.5 s is the promise; the rest is what a busy machine may take to wake the tasks up.
+    assert!(took < Duration::from_millis(3500), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_database_ingest_answers_503_in_time_and_all_goes_on_by_itself_when_it_is_back() {
+    let (dir, port) = (private::folder(), free_port());
+    let postgres = start(dir.path(), port).await;
+    let system = System::on(postgres.url()).await;
+    system.migrate().await;
+    let sink = Sink::answering(200).await;
+    let _worker = system.working(&system.config(&sink.config("crm", ""))).await;
+    let ingest = system.ingest().await;
+    let mut client = ingest.client();
+    client.store(&Event::of("u-1", 0)).await;
+    system.drained(1).await;
+
+    postgres.stop().await.unwrap();
+    for _ in 0..2 {
+        refused(&mut client, &Event::of("u-1", 1)).await;
+    }
+    // One that starts without it waits for it too.
+    let late = system.ingest().await;
+    refused(&mut late.client(), &Event::of("u-1", 1)).await;
+
+    let _postgres = start(dir.path(), port).await;
+    for ingest in [&ingest, &late] {
+        eventually("it stores again", async || ingest.client().post(&Event::of("u-1", 1)).await.status() == 200).await;
+    }
+    system.drained(2).await;
+    assert!((1..=2).contains(&sink.successes()["u-1:0"]), "a lost record is the only reason to deliver it again");
+    assert!(sink.successes().contains_key("u-1:1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tries_that_end_while_the_database_is_away_are_recorded_when_it_is_back() {
+    let (dir, port) = (private::folder(), free_port());
+    let postgres = start(dir.path(), port).await;
+    let system = System::on(postgres.url()).await;
+    system.migrate().await;
+    let gate = crate::sink::Gate::new();
+    let held = gate.clone();
+    let sink = Sink::start(move |_| crate::sink::Reply::After(held.clone(), 200)).await;
+    let worker = system.working(&system.config(&sink.config("crm", ""))).await;
+    let ingest = system.ingest().await;
+    for user in 0..10 {
+        ingest.client().store(&Event::of(&format!("u-{user}"), 0)).await;
+    }
+    eventually("all are being tried", async || sink.tries() == 10).await;
+    postgres.stop().await.unwrap();
+    gate.open();
+    eventually("it cannot record them", async || worker.log().contains("cannot record outcomes")).await;
+    let _postgres = start(dir.path(), port).await;
+    system.drained(10).await;
+    sink.assert_each_once(10);
+}
