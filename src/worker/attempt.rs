@@ -152,7 +152,7 @@ async fn prepare(shared: &Arc<Shared>, pipe: &Arc<Pipe>, mut batch: Vec<Taken<It
                     }
                 }
                 Ok(None) => {
-                    conclude_untried(shared, pipe, taken, Blame::Permanent, "its payload was erased or pruned");
+                    conclude_untried(shared, pipe, taken, "its payload was erased or pruned");
                     continue;
                 }
                 Err(error) => {
@@ -165,7 +165,7 @@ async fn prepare(shared: &Arc<Shared>, pipe: &Arc<Pipe>, mut batch: Vec<Taken<It
         }
         if taken.suspect {
             if taken.row.attempts as u32 >= pipe.config.policy.max_attempts {
-                conclude_untried(shared, pipe, taken, Blame::Permanent, "each time it was tried its worker ended");
+                conclude_untried(shared, pipe, taken, "each time it was tried its worker ended");
                 continue;
             }
             let target = target(pipe, &taken.row);
@@ -269,13 +269,15 @@ fn blames_sink(outcome: &Outcome, resting: bool) -> bool {
     }
 }
 
-/// A delivery that cannot be tried at all.
-fn conclude_untried(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Item>, blame: Blame, error: &str) {
-    let failure = Failure { blame, status: None, error: error.into(), response: None, retry_after: None };
+/// A delivery that cannot be tried at all is dead. That says nothing about the sink.
+fn conclude_untried(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Item>, error: &str) {
+    let failure = Failure { blame: Blame::Permanent, status: None, error: error.into(), response: None, retry_after: None };
     let tried = Tried { started_at: clock::now(), duration: Duration::ZERO };
-    if let Some(row) = conclude(shared, pipe, taken, Outcome::Failed(failure), &tried) {
-        pipe.queue().put_back(row);
-    }
+    let row = taken.row;
+    pipe.queue().tried(row.place(), taken.suspect);
+    count(pipe, &Decision::Dead, tried.duration);
+    let attempts = row.attempts + 1;
+    record(shared, pipe, row, attempts, &Outcome::Failed(failure), &Decision::Dead, &tried);
 }
 
 fn return_untried(pipe: &Pipe, taken: Taken<Item>) {
@@ -318,10 +320,13 @@ fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Item>, attempts: i32, outc
         Decision::Retry(after) => {
             // To the microsecond, as the database keeps it: what comes back must not seem to be due earlier.
             let due_at = (shared.clock.now() + *after).trunc_subsecs(6);
-            for later in pipe.queue().block(place, due_at) {
-                park(shared, pipe, &later, due_at);
+            let later = pipe.queue().block(place, due_at);
+            let what = What::Postpone(Postponed { target: target.clone(), attempts, due_at, last_status, last_error: last_error.clone() });
+            shared.write(Write { pipe: pipe.clone(), place, head: true, what, failed });
+            for row in later {
+                park(shared, pipe, &row, due_at);
             }
-            What::Postpone(Postponed { target: target.clone(), attempts, due_at, last_status, last_error: last_error.clone() })
+            return;
         }
         // The caller puts the row back instead.
         Decision::Rest(_) => return,

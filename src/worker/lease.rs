@@ -67,8 +67,14 @@ impl Lease {
     }
 }
 
+/// What a renewal saw, and when it was asked for.
+pub struct Seen {
+    asked_at: Instant,
+    renewal: Renewal,
+}
+
 /// Keeps the lease until `shared.left`; publishes what each renewal saw.
-pub async fn renew(shared: Arc<Shared>, seen: watch::Sender<Option<Arc<Renewal>>>) {
+pub async fn renew(shared: Arc<Shared>, seen: watch::Sender<Option<Arc<Seen>>>) {
     let mut epoch = 0;
     let mut expires_in = None;
     loop {
@@ -80,7 +86,7 @@ pub async fn renew(shared: Arc<Shared>, seen: watch::Sender<Option<Arc<Renewal>>
                 follow(&shared, &renewal, sent);
                 expires_in = renewal.next_expiry_seconds;
                 shared.metrics_lease(&renewal);
-                seen.send_replace(Some(Arc::new(renewal)));
+                seen.send_replace(Some(Arc::new(Seen { asked_at: sent, renewal })));
                 shared.wake_all();
             }
             Ok(None) => {
@@ -113,7 +119,10 @@ async fn tick(shared: &Shared, epoch: &mut i32) -> Result<Option<Renewal>, sqlx:
     let patience = if left.is_zero() { Duration::from_secs(5) } else { left.min(RENEW_EVERY) };
     let work = async {
         let mut conn = shared.pool.acquire().await?;
-        if shared.lease.id.load(Ordering::Relaxed) == 0 {
+        if shared.lease.id.load(Ordering::Acquire) == 0 {
+            if shared.left.is_cancelled() {
+                return Err(sqlx::Error::PoolClosed);
+            }
             *epoch += 1;
             let names: Vec<String> = shared.pipes.iter().map(|pipe| pipe.name.to_string()).collect();
             let id = lanes::register(&mut conn, &shared.name, *epoch, &names).await?;
@@ -175,18 +184,28 @@ async fn flush_counts(shared: &Shared) {
 }
 
 /// Gives lanes away and takes free ones, after each renewal, until the shutdown begins.
-pub async fn balance(shared: Arc<Shared>, mut seen: watch::Receiver<Option<Arc<Renewal>>>) {
+pub async fn balance(shared: Arc<Shared>, mut seen: watch::Receiver<Option<Arc<Seen>>>) {
+    // What was asked before this worker's last change of its own lanes is out of date.
+    let mut changed_at = clock::instant();
     loop {
-        let handing_over = hand_over(&shared).await;
+        let (handing_over, handed_over) = hand_over(&shared).await;
+        if handed_over {
+            changed_at = clock::instant();
+        }
         tokio::select! {
             () = shared.shutdown.begun() => return,
             changed = seen.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(HANDOVER_EVERY), if handing_over => continue,
         }
-        let Some(renewal) = seen.borrow_and_update().clone() else { continue };
-        if let Err(error) = rebalance(&shared, &renewal).await {
+        let Some(seen) = seen.borrow_and_update().clone() else { continue };
+        if seen.asked_at <= changed_at {
+            shared.renew.notify_one();
+            continue;
+        }
+        if let Err(error) = rebalance(&shared, &seen.renewal).await {
             tracing::warn!(%error, "cannot take over lanes; trying again at the next renewal");
         }
+        changed_at = clock::instant();
     }
 }
 
@@ -195,13 +214,13 @@ async fn rebalance(shared: &Shared, renewal: &Renewal) -> Result<(), sqlx::Error
         let reaped = shared.control(async |conn| lanes::reap(conn).await).await?;
         if reaped > 0 {
             tracing::warn!(workers = reaped, "the leases of other workers are over: their lanes are free");
+            // The others may have looked while this was under way.
+            shared.control(async |conn| lanes::notify_lanes(conn).await).await?;
         }
     }
     for (pipe, state) in known(shared, renewal) {
-        // A claim whose answer was lost leaves lanes that nobody works on. One renewal may be older than our own last
-        // change; two in a row are not.
-        let unworked = state.owned > pipe.queue().lanes.len() as i64;
-        if pipe.unworked.swap(unworked, Ordering::Relaxed) && unworked {
+        // A claim whose answer was lost leaves lanes that nobody works on.
+        if state.owned > pipe.queue().lanes.len() as i64 {
             tracing::warn!(sink = %pipe.name, "owns lanes in the database that it does not work on; giving up the lease");
             lose(shared);
             return Ok(());
@@ -253,10 +272,10 @@ async fn take_over(shared: &Shared, pipe: &Pipe, limit: i64) -> Result<(), sqlx:
     Ok(())
 }
 
-/// Hands over the lanes that have gone quiet. Returns whether some have not yet.
-async fn hand_over(shared: &Shared) -> bool {
+/// Hands over the lanes that have gone quiet. Returns whether some have not yet, and whether some were handed over.
+async fn hand_over(shared: &Shared) -> (bool, bool) {
     let id = shared.lease.id.load(Ordering::Relaxed);
-    let mut handing_over = false;
+    let (mut handing_over, mut handed_over) = (false, false);
     for pipe in &shared.pipes {
         let (quiet, left) = {
             let mut queue = pipe.queue();
@@ -266,19 +285,20 @@ async fn hand_over(shared: &Shared) -> bool {
         if quiet.is_empty() {
             continue;
         }
+        handed_over = true;
         if let Err(error) = shared.control(async |conn| lanes::release(conn, id, &pipe.name, &quiet).await).await {
             // They stay this worker's in the database, unworked, until its lease ends: so it must end.
             tracing::warn!(%error, "cannot hand lanes over; giving up the lease instead");
             lose(shared);
         }
     }
-    handing_over
+    (handing_over, handed_over)
 }
 
 /// Ends the lease on the way out: the others take the lanes at once.
 pub async fn leave(shared: &Shared) {
     shared.left.cancel();
-    let id = shared.lease.id.swap(0, Ordering::Relaxed);
+    let id = shared.lease.id.swap(0, Ordering::AcqRel);
     shared.lease.end();
     flush_counts(shared).await;
     if id == 0 {

@@ -34,8 +34,7 @@ pub struct Pipe {
     pub in_flight: AtomicUsize,
     /// The operator's.
     pub paused: AtomicBool,
-    /// The last renewal counted more lanes as owned than are worked on.
-    pub unworked: AtomicBool,
+
     /// Something changed that may let a try begin.
     pub wake: Notify,
     pub metrics: super::metrics::SinkMetrics,
@@ -56,7 +55,7 @@ impl Pipe {
             sink,
             in_flight: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
-            unworked: AtomicBool::new(false),
+
             wake: Notify::new(),
             metrics: super::metrics::SinkMetrics::new(&config.name),
             queue: Mutex::new(Queue::new(config.ordered, config.concurrency, rows_max)),

@@ -119,6 +119,8 @@ pub(super) struct Key<T> {
     pub(super) lane: i16,
     /// Its first row is ready, in flight, or being recorded.
     active: bool,
+    /// Its first row is being recorded as waiting: until then no row of it may queue up behind.
+    falling_back: bool,
     behind: VecDeque<Row<T>>,
     /// Fresh rows from this position on were left in the database.
     pub(super) more_fresh: Option<i64>,
@@ -128,7 +130,7 @@ pub(super) struct Key<T> {
 
 impl<T> Key<T> {
     pub(super) fn new(lane: i16) -> Self {
-        Self { lane, active: false, behind: VecDeque::new(), more_fresh: None, more_waiting: false }
+        Self { lane, active: false, falling_back: false, behind: VecDeque::new(), more_fresh: None, more_waiting: false }
     }
 
     /// Whether its rows that were left in the database could come now.
@@ -281,7 +283,7 @@ impl<T> Queue<T> {
             }
             let key = self.keys.entry(name).or_insert_with(|| Key::new(row.lane));
             let full = key.behind.len() >= KEY_ROWS_MAX;
-            if waited && (full || key.more_waiting) {
+            if waited && (full || key.falling_back || key.more_waiting) {
                 key.more_waiting = true;
                 return Offer::Ignored;
             }
@@ -393,7 +395,9 @@ impl<T> Queue<T> {
         let (Some(name), Some(lane)) = (place.key, self.lanes.get_mut(&place.lane)) else { return Vec::new() };
         lane.block(name, place.seq, due);
         lane.recording(name);
-        let behind: Vec<Row<T>> = self.keys.get_mut(&name).map(|key| key.behind.drain(..).collect()).unwrap_or_default();
+        let Some(key) = self.keys.get_mut(&name) else { return Vec::new() };
+        key.falling_back = true;
+        let behind: Vec<Row<T>> = key.behind.drain(..).collect();
         for _ in &behind {
             lane.in_flight += 1;
             lane.recording(name);
@@ -428,6 +432,7 @@ impl<T> Queue<T> {
             return;
         }
         let Some((name, key)) = place.key.and_then(|name| Some((name, self.keys.get_mut(&name)?))) else { return };
+        key.falling_back = false;
         let next = key.behind.pop_front();
         key.active = next.is_some();
         if key.has_room()

@@ -83,22 +83,3 @@ async fn a_dead_event_lets_its_successors_go() {
     let order: Vec<String> = sink.ledger().into_iter().filter(|receipt| receipt.is_success()).map(|receipt| receipt.event_id).collect();
     assert_eq!(order, ["u-1:1", "u-1:2", "u-1:3", "u-1:4"]);
 }
-
-#[tokio::test]
-async fn a_dead_event_holds_its_successors_where_the_config_says_block() {
-    let system = System::new("dead_block").await;
-    let sink = Sink::start(|a_try| Reply::Status(if a_try.event_id == "u-1:0" { 404 } else { 200 })).await;
-    let _worker = system.working(&system.config(&sink.config("lms", r#"on_dead = "block""#))).await;
-    let ingest = system.ingest().await;
-    for n in 0..5 {
-        ingest.client().store(&Event::of("u-1", n)).await;
-    }
-    ingest.client().store(&Event::of("u-2", 0)).await;
-    eventually("the other learner's event is there", async || sink.tries_of("u-2:0") == 1).await;
-    eventually("the first is dead", async || system.count("dead").await == 1).await;
-    assert_eq!(system.count("pending").await, 4);
-    sink.script(|_| Reply::Status(200));
-    system.execute("update sluice.deliveries set status = 'pending' where status = 'dead'").await;
-    system.drained(6).await;
-    sink.assert_in_order();
-}
