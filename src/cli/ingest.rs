@@ -13,6 +13,8 @@ use sqlx::ConnectOptions;
 /// can be reached and has another schema is.
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let config = context.config(Part::Ingest)?;
+    // Before anything that takes time: a signal during the start must stop it softly, too.
+    let shutdown = shutdown(config.ingest.drain_timeout)?;
     if config.sources.is_empty() {
         return Err(Failure::config("the config has no [[source]]: there is nothing to receive"));
     }
@@ -30,7 +32,6 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         Some(address) => Some(bind(address, "[ingest] ops_listen").await?),
         None => None,
     };
-    let shutdown = shutdown(config.ingest.drain_timeout)?;
     tracing::info!(listen = %config.ingest.listen, sources = config.sources.len(), "receiving");
     ingest::run(&config, listener, ops, shutdown).await.map_err(|error| Failure::failed(error.to_string()))
 }

@@ -9,6 +9,8 @@ use sqlx::ConnectOptions;
 /// Delivers until it is told to stop.
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let config = context.config(Part::Worker)?;
+    // Before anything that takes time: a signal during the start must stop it softly, too.
+    let shutdown = shutdown(config.worker.drain_timeout)?;
     let url = config.database_url.as_ref().ok_or_else(|| Failure::config(WorkerError::NoDatabase.to_string()))?;
     let connect = options::options(url.expose(), "sluice worker", &[]).map_err(|error| Failure::config(error.to_string()))?;
     let mut conn = connect.connect().await.map_err(|error| Failure::database("cannot connect to the database", &error))?;
@@ -18,7 +20,6 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         Some(address) => Some(bind(address, "[worker] ops_listen").await?),
         None => None,
     };
-    let shutdown = shutdown(config.worker.drain_timeout)?;
     worker::run(&config, ops, shutdown).await.map_err(|error| match error {
         WorkerError::Register(error) => Failure::database("cannot register the sinks", &error),
         WorkerError::NoSink | WorkerError::NoDatabase | WorkerError::Sink { .. } => Failure::config(error.to_string()),

@@ -103,6 +103,8 @@ struct Blocked {
     recording: usize,
     /// The number of the last read that may not have seen all of them.
     unseen_by: u64,
+    /// Rows were passed over meanwhile.
+    passed_over: bool,
 }
 
 impl Lane {
@@ -135,7 +137,7 @@ impl Lane {
 
     /// Makes later events of a key than `head` wait until `due`.
     pub fn block(&mut self, key: u64, head: i64, due: DateTime<Utc>) {
-        let blocked = self.blocked.entry(key).or_insert(Blocked { head, due, recording: 0, unseen_by: 0 });
+        let blocked = self.blocked.entry(key).or_insert(Blocked { head, due, recording: 0, unseen_by: 0, passed_over: false });
         blocked.head = blocked.head.min(head);
         blocked.due = blocked.due.max(due);
     }
@@ -150,6 +152,21 @@ impl Lane {
         (!free).then_some(blocked.due)
     }
 
+    /// Passes over a waiting row while rows of its key before it may be on their way to the same due time, or arrived
+    /// there after read number `read`, the one under way, began. It is read again, after them.
+    pub fn pass_over(&mut self, key: u64, seq: i64, read: u64) -> bool {
+        let Some(blocked) = self.blocked.get_mut(&key).filter(|blocked| seq > blocked.head) else { return false };
+        if blocked.recording > 0 {
+            blocked.passed_over = true;
+            return true;
+        }
+        let unseen = blocked.unseen_by >= read;
+        if unseen {
+            self.waiting.rewind();
+        }
+        unseen
+    }
+
     /// A row of this key is on its way to being recorded as waiting.
     pub fn recording(&mut self, key: u64) {
         if let Some(blocked) = self.blocked.get_mut(&key) {
@@ -162,6 +179,9 @@ impl Lane {
         if let Some(blocked) = self.blocked.get_mut(&key) {
             blocked.recording = blocked.recording.saturating_sub(1);
             blocked.unseen_by = read;
+            if blocked.recording == 0 && std::mem::take(&mut blocked.passed_over) {
+                self.waiting.rewind();
+            }
         }
     }
 

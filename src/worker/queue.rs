@@ -274,6 +274,15 @@ impl<T> Queue<T> {
         }
         let waited = row.origin == Origin::Waiting;
         if let Some(name) = row.key {
+            let left = self.keys.get(&name).and_then(|key| key.more_fresh);
+            if !waited && left.is_some_and(|from| row.seq >= from) {
+                // Earlier ones were left in the database: it comes again after them.
+                return Offer::Ignored;
+            }
+            if waited && lane.pass_over(name, row.seq, self.reads) {
+                // Earlier ones may be on their way to the same due time: it comes again after them.
+                return Offer::Ignored;
+            }
             if let Some(due) = lane.must_wait(name, row.seq, row.due_at, now) {
                 lane.known.insert(row.seq);
                 lane.in_flight += 1;
@@ -287,8 +296,8 @@ impl<T> Queue<T> {
                 key.more_waiting = true;
                 return Offer::Ignored;
             }
-            if !waited && (full || key.more_fresh.is_some_and(|from| row.seq >= from)) {
-                key.more_fresh = Some(key.more_fresh.map_or(row.seq, |from| from.min(row.seq)));
+            if !waited && full {
+                key.more_fresh = Some(row.seq);
                 return Offer::Ignored;
             }
             lane.known.insert(row.seq);
