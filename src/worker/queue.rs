@@ -279,16 +279,16 @@ impl<T> Queue<T> {
                 // Earlier ones were left in the database: it comes again after them.
                 return Offer::Ignored;
             }
-            if waited && lane.pass_over(name, row.seq, self.reads) {
-                // Earlier ones may be on their way to the same due time: it comes again after them.
-                return Offer::Ignored;
-            }
             if let Some(due) = lane.must_wait(name, row.seq, row.due_at, now) {
                 lane.known.insert(row.seq);
                 lane.in_flight += 1;
                 lane.recording(name);
                 self.held[row.origin as usize] += 1;
                 return Offer::Park(row, due);
+            }
+            if waited && lane.pass_over(name, row.seq, self.reads) {
+                // Earlier ones may be on their way to the same due time: it comes again after them.
+                return Offer::Ignored;
             }
             let key = self.keys.entry(name).or_insert_with(|| Key::new(row.lane));
             let full = key.behind.len() >= KEY_ROWS_MAX;
