@@ -3,6 +3,8 @@
 use crate::client::store_rounds;
 use crate::sink::{Gate, Reply, Sink};
 use crate::system::{Process, System, eventually};
+use nix::sys::signal::Signal;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 /// Set for a run of some minutes: five times as much.
@@ -28,7 +30,11 @@ async fn come_and_go(system: &System, config: &Path, deliveries: i64, random: &m
             workers.push(system.worker(config));
         } else {
             let leaving = random.below(workers.len());
-            workers.swap_remove(leaving).stop().await;
+            let mut leaving = workers.swap_remove(leaving);
+            leaving.signal(Signal::SIGTERM);
+            let status = leaving.wait().await;
+            // One that was told to stop before it had begun ends by the signal itself.
+            assert!(status.success() || status.signal() == Some(Signal::SIGTERM as i32), "{status}");
         }
         next += random.below(deliveries as usize / 20) as i64;
         eventually("they go on", async || done().await >= next.min(deliveries * 9 / 10)).await;
