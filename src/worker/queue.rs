@@ -458,3 +458,6 @@ impl<T> Queue<T> {
         !self.ready.is_empty() || !self.replays.is_empty() || (!self.suspects.is_empty() && !self.suspect_in_flight)
     }
 }
+
+#[cfg(test)]
+mod tests;

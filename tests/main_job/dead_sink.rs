@@ -8,11 +8,12 @@ use std::time::Duration;
 
 const BREAKER: &str = "concurrency = 4\nbreaker = { failures = 5, rest = \"200ms\", cap = \"1s\" }";
 
-/// Posts events one after another, each when the last one is everywhere; returns the median time from the post to the last sink.
+/// Posts `count` events of each of ten users one after another, each when the last one is at the live sinks; returns the median
+/// time from the post to the last of them.
 async fn median(client: &mut Client, sinks: [&Sink; 2], user: &str, count: u64) -> Duration {
     let mut took = Vec::new();
-    for n in 0..count {
-        let event = Event::of(user, n);
+    for n in 0..count * 10 {
+        let event = Event::of(&format!("{user}-{}", n % 10), n / 10);
         let began = clock::instant();
         client.store(&event).await;
         eventually("it is at the live sinks", async || sinks.iter().all(|sink| sink.tries_of(&event.id) == 1)).await;
@@ -32,11 +33,11 @@ async fn a_sink_that_is_down_slows_no_other_burns_few_attempts_and_gets_everythi
     let _worker = system.working(&system.config(&format!("[worker]\nread_ahead = 50\n{config}"))).await;
     let ingest = system.ingest().await;
     let mut client = ingest.client();
-    let healthy = median(&mut client, [&a, &b], "before", 100).await;
+    let healthy = median(&mut client, [&a, &b], "before", 10).await;
     eventually("the third has them too", async || dead.successes().len() == 100).await;
 
     dead.go_down().await;
-    let beside = median(&mut client, [&a, &b], "during", 300).await;
+    let beside = median(&mut client, [&a, &b], "during", 30).await;
     assert!(beside < healthy * 3 + Duration::from_millis(50), "{beside:?} beside a dead sink, {healthy:?} without");
     let (breaker, reason): (String, String) =
         sqlx::query_as("select breaker, breaker_reason from sluice.sinks where name = 'dead'").fetch_one(&system.db).await.unwrap();
@@ -66,7 +67,7 @@ async fn a_sink_that_hangs_slows_no_other() {
     let config = a.config("a", "") + &b.config("b", "") + &hanging.config("hanging", "concurrency = 4\ntimeout = \"60s\"");
     let _worker = system.working(&system.config(&format!("[worker]\nread_ahead = 50\n{config}"))).await;
     let ingest = system.ingest().await;
-    let median = median(&mut ingest.client(), [&a, &b], "u-1", 200).await;
+    let median = median(&mut ingest.client(), [&a, &b], "u", 20).await;
     assert!(median < Duration::from_millis(150), "{median:?} beside a sink that hangs");
     gate.open();
     system.drained(600).await;

@@ -27,8 +27,10 @@ async fn come_and_go(system: &System, config: &Path, deliveries: i64, random: &m
         if workers.len() < 2 || (workers.len() < 4 && random.below(2) == 0) {
             workers.push(system.worker(config));
         } else {
-            let leaving = random.below(workers.len());
-            workers.swap_remove(leaving).stop().await;
+            let mut leaving = workers.swap_remove(random.below(workers.len()));
+            // Before it has come that far it cannot stop cleanly, for it has not begun.
+            eventually("it has begun", async || leaving.log().contains("working")).await;
+            leaving.stop().await;
         }
         next += random.below(deliveries as usize / 20) as i64;
         eventually("they go on", async || done().await >= next.min(deliveries * 9 / 10)).await;
