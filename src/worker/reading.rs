@@ -172,7 +172,7 @@ impl<T> Queue<T> {
     /// `now` of its plan. Returns whether the lane has more.
     pub fn learn(&mut self, wanted: &Wanted, found: &Found, began: DateTime<Utc>) -> bool {
         let Some(lane) = self.lanes.get_mut(&wanted.lane).filter(|lane| lane.serial == wanted.serial) else { return false };
-        if let Some((_, limit)) = wanted.fresh {
+        if let Some((after, limit)) = wanted.fresh {
             let full = found.fresh >= limit;
             let rewinding = std::mem::take(&mut lane.rewinding);
             if !rewinding.is_empty() {
@@ -184,7 +184,8 @@ impl<T> Queue<T> {
                         lane.rewind_to(found.fresh_last + 1);
                     }
                 }
-            } else {
+            } else if after <= lane.cursor {
+                // One that began beyond the cursor says nothing of what lies between.
                 lane.cursor = if full { found.fresh_last } else { lane.cursor.max(found.fresh_last) };
                 lane.more_fresh = full;
             }

@@ -61,7 +61,7 @@ fn finish(queue: &mut Queue<()>, place: Place, settled: Settled) {
     queue.advance(place);
 }
 
-const EVERYTHING: Look = Look { back_to: i64::MAX, fresh: true, due: true };
+const EVERYTHING: Look = Look { back_to: i64::MAX, fresh: true, due: true, sweep: false };
 
 /// Plans a read of lane 0 that looks for everything.
 fn plan(queue: &mut Queue<()>, now_ms: i64) -> Wanted {
