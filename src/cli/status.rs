@@ -27,9 +27,9 @@ impl Args {
             sinks: health::sinks(&mut conn).await.map_err(failed)?,
         };
         if self.json {
-            print_json(&status)
+            print_json(&status);
         } else {
-            print(&table(&status))
+            print(&table(&status));
         }
         Ok(())
     }

@@ -81,9 +81,9 @@ async fn an_operators_open_transaction_stalls_no_other_delivery_and_its_end_is_t
         }
         within(Duration::from_secs(10), "all others are delivered", async || system.count("delivered").await == 50).await;
         if commits {
-            operator.commit().await.unwrap()
+            operator.commit().await.unwrap();
         } else {
-            operator.rollback().await.unwrap()
+            operator.rollback().await.unwrap();
         }
         system.drained(51).await;
         let tries = if commits { 2 } else { 1 };
