@@ -128,7 +128,8 @@ pub async fn delivered(conn: &mut PgConnection) -> Result<Delivered, sqlx::Error
     sqlx::query_as!(
         Delivered,
         r#"
-        with span as (select min(delivered_at) as first, max(delivered_at) as last from sluice.deliveries where status = 'delivered')
+        -- Materialized: as a plain subquery it was computed anew for every row.
+        with span as materialized (select min(delivered_at) as first, max(delivered_at) as last from sluice.deliveries where status = 'delivered')
         select count(*) as "deliveries!", count(*) filter (where d.delivered_at > span.first) as "after_first!",
                coalesce(extract(epoch from max(span.last) - min(span.first))::float8, 0) as "seconds!"
           from sluice.deliveries d cross join span
