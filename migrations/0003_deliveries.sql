@@ -13,7 +13,8 @@ create table sluice.deliveries (
     status       text        not null default 'pending'
                  check (status in ('pending', 'delivered', 'dead', 'skipped')),
     last_error   text,
-    primary key (event_seq, sink)
+    -- Half full: the second version, which every delivery gets when it is done, finds room beside the first.
+    primary key (event_seq, sink) with (fillfactor = 50)
 ) with (
     -- Half of all rows are dead versions soon after they were written: clean up early, and never pause.
     autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.1

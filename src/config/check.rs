@@ -56,7 +56,7 @@ fn ingest(raw: &raw::Ingest) -> Result<Ingest, Problem> {
         connections_max: read(&raw.connections_max, "connections_max", values::count(1..=1_000_000))?.unwrap_or(8192),
         queue_events_max: read(&raw.queue_events, "queue_events", values::count(1..=10_000_000))?.unwrap_or(8192),
         queue_bytes_max,
-        committers: read(&raw.committers, "committers", values::count(1..=64))?.unwrap_or(2),
+        committers: read(&raw.committers, "committers", values::count(1..=64))?.unwrap_or(1),
         batch_events_max: read(&raw.batch_events, "batch_events", values::count(1..=100_000))?.unwrap_or(1000),
         drain_timeout: read(&raw.drain_timeout, "drain_timeout", duration(Duration::ZERO..=HOUR))?.unwrap_or(Duration::from_secs(20)),
     })
@@ -66,7 +66,7 @@ fn worker(raw: &raw::Worker) -> Result<Worker, Problem> {
     Ok(Worker {
         ops_listen: read(&raw.ops_listen, "ops_listen", values::address)?,
         drain_timeout: read(&raw.drain_timeout, "drain_timeout", duration(Duration::ZERO..=HOUR))?.unwrap_or(Duration::from_secs(20)),
-        read_ahead: read(&raw.read_ahead, "read_ahead", values::count(1..=100_000))?.unwrap_or(1000),
+        read_ahead: read(&raw.read_ahead, "read_ahead", values::count(1..=100_000))?.unwrap_or(4000),
         poll: read(&raw.poll, "poll", duration(MILLISECOND..=MINUTE))?.unwrap_or(Duration::from_secs(1)),
     })
 }

@@ -144,7 +144,7 @@ pub struct Ingest {
     pub queue_events_max: usize,
     /// The same in bytes: `queue_bytes`, default 64 MiB.
     pub queue_bytes_max: usize,
-    /// Connections that commit: `committers`, default 2.
+    /// Connections that commit: `committers`, default 1.
     pub committers: usize,
     /// Events in one commit: `batch_events`, default 1000. A batch also ends at 4 MiB.
     pub batch_events_max: usize,
@@ -159,7 +159,7 @@ pub struct Worker {
     pub ops_listen: Option<SocketAddr>,
     /// After SIGTERM, for tries in flight: `drain_timeout`, default 20 s.
     pub drain_timeout: Duration,
-    /// Rows read ahead for each sink: `read_ahead`, default 1000.
+    /// Rows read ahead for each sink: `read_ahead`, default 4000.
     pub read_ahead: usize,
     /// How often an idle worker asks for rows: `poll`, default 1 s.
     pub poll: Duration,

@@ -67,10 +67,10 @@ fn an_empty_config_is_valid_and_has_the_documented_defaults() {
     assert_eq!((ingest.ops_listen, ingest.body_bytes_max, ingest.connections_max), (None, 1 << 20, 8192));
     assert_eq!((ingest.header_timeout, ingest.body_timeout), (Duration::from_secs(10), Duration::from_secs(10)));
     assert_eq!((ingest.commit_timeout, ingest.drain_timeout), (Duration::from_millis(2500), Duration::from_secs(20)));
-    assert_eq!((ingest.queue_events_max, ingest.queue_bytes_max, ingest.committers, ingest.batch_events_max), (8192, 64 << 20, 2, 1000));
+    assert_eq!((ingest.queue_events_max, ingest.queue_bytes_max, ingest.committers, ingest.batch_events_max), (8192, 64 << 20, 1, 1000));
     let worker = config.worker;
     assert_eq!((worker.ops_listen, worker.drain_timeout), (None, Duration::from_secs(20)));
-    assert_eq!((worker.read_ahead, worker.poll), (1000, Duration::from_secs(1)));
+    assert_eq!((worker.read_ahead, worker.poll), (4000, Duration::from_secs(1)));
 
     let source = &parse(&source("secrets = [\"s\"]")).unwrap().sources[0];
     assert_eq!((&source.profile, &source.company_id), (&Profile::mindtickle(), &None));

@@ -233,15 +233,29 @@ pub async fn waiting_heads(conn: &mut PgConnection, sink: &str, lanes: &[i16]) -
     .await
 }
 
-/// The transactions that are writing to `events` now: what they have numbered may still appear behind a cursor.
-pub async fn writers(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar!(
+/// How far positions have been given out, and who may still commit some of them.
+#[derive(Debug)]
+pub struct Issued {
+    /// The highest position given out.
+    pub last: i64,
+    /// The transactions that are writing to `events`: whatever lies up to `last` is theirs, or can be seen by now.
+    pub writers: Vec<String>,
+}
+
+/// See [`Issued`].
+pub async fn issued(conn: &mut PgConnection) -> Result<Issued, sqlx::Error> {
+    sqlx::query_as!(
+        Issued,
         r#"
-        select distinct virtualtransaction as "id!" from pg_locks
-         where locktype = 'relation' and relation = 'sluice.events'::regclass and mode = 'RowExclusiveLock'
+        select case when s.is_called then s.last_value else s.last_value - 1 end as "last!",
+               -- Asked after last_value was read, which the reference to it sees to: a writer locks the table, then numbers.
+               array(select distinct virtualtransaction from pg_locks
+                      where locktype = 'relation' and relation = 'sluice.events'::regclass and mode = 'RowExclusiveLock'
+                        and s.last_value is not null) as "writers!"
+          from sluice.event_seq s
         "#
     )
-    .fetch_all(conn)
+    .fetch_one(conn)
     .await
 }
 

@@ -48,10 +48,10 @@ pub async fn insert_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Resu
                    (seq, source, event_id, derived_id, type, company_id, order_key, lane, quarantine, payload_hash, request_hash)
             select i.seq, i.source, i.event_id, i.derived_id, i.type, i.company_id, i.order_key, i.lane, i.quarantine,
                    i.payload_hash, i.request_hash
+              -- A materialized CTE is read as it was made, in the order of arrival: of two rows with one id the first wins, and the
+              -- primary keys grow at their right edge. (A sort by id, in which no two writers could deadlock, costs a tenth more;
+              -- one by n, which would say this in SQL, a twentieth.)
               from input i
-             -- Of two rows with one id the first to arrive wins. Ascending seq also keeps the primary keys' inserts at their right
-             -- edge: in the order of the ids, which no two writers could deadlock in, the statement costs a tenth more.
-             order by i.n
             on conflict do nothing
             returning seq, lane, type, quarantine
         ), kept as (
@@ -67,8 +67,8 @@ pub async fn insert_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Resu
             select sink, count(*) as n from owed group by sink
         )
         select array(select i.n from input i join new using (seq)) as "stored!",
-               array(select sink from tally order by sink)         as "sinks!",
-               array(select n from tally order by sink)            as "owed!"
+               coalesce(array_agg(sink), '{}') as "sinks!", coalesce(array_agg(n), '{}') as "owed!"
+          from tally
         "#,
         &column(events, |event| event.source.as_ref()) as &[&str],   // $1 source
         &column(events, |event| event.event_id.as_str()) as &[&str], // $2 event_id

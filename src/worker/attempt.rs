@@ -79,7 +79,7 @@ async fn start_tries(shared: &Arc<Shared>, pipe: &Arc<Pipe>) -> Duration {
 }
 
 /// Rows of different keys, as many as the sink takes at once. A suspect goes alone.
-fn next_batch(pipe: &Pipe) -> Vec<Taken<Item>> {
+fn next_batch(pipe: &Pipe) -> Vec<Taken<Box<Item>>> {
     let mut queue = pipe.queue();
     let mut batch = Vec::new();
     while batch.len() < pipe.sink.batch_max() {
@@ -112,7 +112,7 @@ async fn ask_for_probe(shared: &Shared, pipe: &Pipe) -> Option<Duration> {
 }
 
 /// One try of a batch, to the end: outcome decided, and on its way to being recorded.
-async fn attempt(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Item>>) {
+async fn attempt(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Box<Item>>>) {
     let mut batch = batch;
     if batch.iter().any(|taken| taken.suspect || taken.row.item.payload_left) {
         // Boxed, because it is seldom needed, and its size would be copied with every try.
@@ -141,7 +141,7 @@ struct Tried {
 
 /// What must be there before the try: payloads that were too large to be read ahead, and a suspect's attempt on record.
 /// `None`: there is nothing to try, and what that means has been concluded.
-async fn prepare(shared: &Arc<Shared>, pipe: &Arc<Pipe>, mut batch: Vec<Taken<Item>>) -> Option<Vec<Taken<Item>>> {
+async fn prepare(shared: &Arc<Shared>, pipe: &Arc<Pipe>, mut batch: Vec<Taken<Box<Item>>>) -> Option<Vec<Taken<Box<Item>>>> {
     let mut ready = Vec::with_capacity(batch.len());
     for mut taken in batch.drain(..) {
         if taken.row.item.payload_left {
@@ -200,7 +200,7 @@ async fn deliver(pipe: &Pipe, deliveries: &[crate::sink::Delivery]) -> Vec<Outco
 }
 
 /// A row whose try counts for nothing. A suspect's attempt was counted before the try: that is taken back.
-async fn put_back(shared: &Shared, pipe: &Pipe, mut row: Row<Item>) {
+async fn put_back(shared: &Shared, pipe: &Pipe, mut row: Row<Box<Item>>) {
     if row.item.charged {
         let target = target(pipe, &row);
         match shared.control(async |conn| deliveries::uncharge(conn, &target).await).await {
@@ -216,7 +216,7 @@ async fn put_back(shared: &Shared, pipe: &Pipe, mut row: Row<Item>) {
 }
 
 /// Decides what follows from an outcome, and sends it on to be recorded. Returns the row if its try counts for nothing.
-fn conclude(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Item>, outcome: Outcome, tried: &Tried) -> Option<Row<Item>> {
+fn conclude(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Box<Item>>, outcome: Outcome, tried: &Tried) -> Option<Row<Box<Item>>> {
     let row = taken.row;
     let attempt = row.attempts as u32 + 1;
     let now = clock::instant();
@@ -270,7 +270,7 @@ fn blames_sink(outcome: &Outcome, resting: bool) -> bool {
 }
 
 /// A delivery that cannot be tried at all is dead. That says nothing about the sink.
-fn conclude_untried(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Item>, error: &str) {
+fn conclude_untried(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Box<Item>>, error: &str) {
     let failure = Failure { blame: Blame::Permanent, status: None, error: error.into(), response: None, retry_after: None };
     let tried = Tried { started_at: clock::now(), duration: Duration::ZERO };
     let row = taken.row;
@@ -280,19 +280,19 @@ fn conclude_untried(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Item>, 
     record(shared, pipe, row, attempts, &Outcome::Failed(failure), &Decision::Dead, &tried);
 }
 
-fn return_untried(pipe: &Pipe, taken: Taken<Item>) {
+fn return_untried(pipe: &Pipe, taken: Taken<Box<Item>>) {
     let mut queue = pipe.queue();
     queue.tried(taken.row.place(), taken.suspect);
     queue.put_back(taken.row);
 }
 
-fn target(pipe: &Pipe, row: &Row<Item>) -> Target {
+fn target(pipe: &Pipe, row: &Row<Box<Item>>) -> Target {
     let attempts = row.attempts + i32::from(row.item.charged);
     Target { event_seq: row.seq, sink: pipe.name.clone(), generation: row.generation, attempts }
 }
 
 /// Sends what became of a row on to the finisher, and with it the later events of its key, if they must wait now.
-fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Item>, attempts: i32, outcome: &Outcome, decision: &Decision, tried: &Tried) {
+fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Box<Item>>, attempts: i32, outcome: &Outcome, decision: &Decision, tried: &Tried) {
     let (place, target) = (row.place(), target(pipe, &row));
     let (last_status, last_error) = match outcome {
         Outcome::Delivered { status } => (status.map(|status| status as i16), None),
@@ -335,7 +335,7 @@ fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Item>, attempts: i32, outc
 }
 
 /// Makes a row wait for its predecessor: nothing but its due time changes.
-pub fn park(shared: &Shared, pipe: &Arc<Pipe>, row: &Row<Item>, due_at: DateTime<Utc>) {
+pub fn park(shared: &Shared, pipe: &Arc<Pipe>, row: &Row<Box<Item>>, due_at: DateTime<Utc>) {
     let postponed = Postponed { target: target(pipe, row), attempts: row.attempts, due_at, last_status: None, last_error: None };
     shared.write(Write { pipe: pipe.clone(), place: row.place(), head: false, what: What::Postpone(postponed), failed: None });
 }

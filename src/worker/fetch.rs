@@ -1,10 +1,8 @@
 //! The fetcher: one task that reads due rows for all sinks and lanes of this worker, a few hundred at a time.
 //!
 //! **Nothing is left behind the cursor.** Events are numbered before they are committed, so a row can appear below one
-//! that was read already. Each read therefore begins some milliseconds back. That catches nearly all; the sweep, once a
-//! second, catches the rest whatever their commit took: it goes back to the *floor*, a position below which no
-//! transaction can still commit. The floor follows from the locks that writers of `events` hold: a position that had
-//! been seen while certain transactions were writing becomes the floor once all of these have ended.
+//! that was read already. Each read therefore begins at the *floor*, a position below which no transaction can still
+//! commit: some milliseconds back, while events arrive. See [`Horizon`].
 
 use super::Shared;
 use super::attempt;
@@ -16,7 +14,7 @@ use super::session::Session;
 use crate::clock;
 use crate::event::{LANES, fnv1a};
 use crate::sink::{Delivery, idempotency_key};
-use crate::store::deliveries::{self, DueRange, DueRow, FreshRange, Origin, Ranges};
+use crate::store::deliveries::{self, DueRange, DueRow, FreshRange, Issued, Origin, Ranges};
 use chrono::{DateTime, Utc};
 use metrics::histogram;
 use std::collections::VecDeque;
@@ -24,8 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How far back each read begins: longer than a commit takes under load.
-const LOOK_BACK: Duration = Duration::from_millis(50);
+/// How often the floor is asked for while events arrive.
+const ASK_EVERY: Duration = Duration::from_millis(20);
 
 /// After a read that found this many rows, the next hint may wait a little: many small reads cost more than a few larger ones.
 const BUSY_FROM: usize = 16;
@@ -34,7 +32,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(3);
 /// Reads until the shutdown begins.
 pub async fn run(shared: Arc<Shared>) {
     let mut session = Session::new(shared.pool.clone());
-    let mut horizon = Horizon::new(clock::instant());
+    let mut horizon = Horizon::new(shared.look_back);
     let mut next_poll = clock::instant();
     let mut busy = false;
     loop {
@@ -80,8 +78,10 @@ async fn read(shared: &Arc<Shared>, session: &mut Session, horizon: &mut Horizon
         // What was read before an operator's change may no longer be owed.
         shared.pipes.iter().for_each(|pipe| pipe.queue().refresh());
     }
-    let back_to = if poll { horizon.floor } else { horizon.recent(clock::instant()) };
-    let look = Look { back_to, fresh: hinted || poll, due: reset || poll, sweep: poll };
+    let everywhere = hinted || poll;
+    let back_to = horizon.back_to(poll, clock::instant());
+    let ask = everywhere && horizon.asks(clock::instant());
+    let look = Look { back_to, fresh: everywhere, due: reset || poll, sweep: ask };
     let plans: Vec<(&Arc<Pipe>, Vec<Wanted>)> = shared.pipes.iter().map(|pipe| (pipe, pipe.queue().plan(began, look))).collect();
     let ranges = ranges(&plans);
     if ranges.is_empty() {
@@ -90,12 +90,12 @@ async fn read(shared: &Arc<Shared>, session: &mut Session, horizon: &mut Horizon
     let timer = clock::instant();
     let result = session
         .run(async |conn| {
-            // The writers first: whoever has ended by now, this read sees.
-            let writers = if poll && horizon.is_behind() { Some(deliveries::writers(conn).await?) } else { None };
-            Ok((writers, deliveries::read(conn, &ranges).await?))
+            // The writers first: what those who are gone by now have committed, this read sees.
+            let issued = if ask { Some(deliveries::issued(conn).await?) } else { None };
+            Ok((issued, deliveries::read(conn, &ranges).await?))
         })
         .await;
-    let (writers, rows) = match result {
+    let (issued, rows) = match result {
         Ok(read) => read,
         Err(error) => {
             // As if it had found everything: the lanes keep their places and stay wanted.
@@ -110,10 +110,10 @@ async fn read(shared: &Arc<Shared>, session: &mut Session, horizon: &mut Horizon
     let count = rows.len();
     let last = rows.iter().filter(|row| row.origin == Origin::Fresh).map(|row| row.event_seq).max();
     distribute(shared, &plans, rows, began);
-    if let Some(writers) = writers {
-        horizon.swept(writers);
+    horizon.seen = horizon.seen.max(last.unwrap_or(0));
+    if let Some(issued) = issued {
+        horizon.read_all(back_to, issued, clock::instant());
     }
-    horizon.seen(last.unwrap_or(0), clock::instant());
     Ok(count)
 }
 
@@ -135,7 +135,7 @@ fn ranges<'a>(plans: &[(&'a Arc<Pipe>, Vec<Wanted>)]) -> Ranges<'a> {
 /// Gives each queue its rows, in order, and tells it how far its lanes have been read.
 fn distribute(shared: &Arc<Shared>, plans: &[(&Arc<Pipe>, Vec<Wanted>)], mut rows: Vec<DueRow>, began: DateTime<Utc>) {
     // Each sink's rows together; fresh ones by position, the others by due time: the order in which each key must come.
-    rows.sort_unstable_by_key(|row| (row.tag, row.due_at, row.event_seq));
+    rows.sort_by_cached_key(|row| (row.tag, row.due_at, row.event_seq));
     let mut rows = rows.into_iter().peekable();
     for (tag, (pipe, plan)) in plans.iter().enumerate() {
         let mut found = [Found::default(); LANES as usize];
@@ -170,7 +170,7 @@ fn distribute(shared: &Arc<Shared>, plans: &[(&Arc<Pipe>, Vec<Wanted>)], mut row
     }
 }
 
-fn to_row(row: DueRow, sink: &str) -> Row<Item> {
+fn to_row(row: DueRow, sink: &str) -> Row<Box<Item>> {
     let payload_left = row.payload.is_none();
     Row {
         epoch: 0,
@@ -181,7 +181,8 @@ fn to_row(row: DueRow, sink: &str) -> Row<Item> {
         attempts: row.attempts,
         origin: row.origin,
         due_at: row.due_at,
-        item: Item {
+        // Rows are moved from list to list: what the try needs stays where it is.
+        item: Box::new(Item {
             delivery: Some(Delivery {
                 idempotency_key: idempotency_key(&row.source, &row.event_id, sink),
                 source: row.source.into(),
@@ -194,58 +195,115 @@ fn to_row(row: DueRow, sink: &str) -> Row<Item> {
             }),
             charged: false,
             payload_left,
-        },
+        }),
     }
 }
 
-/// How far fresh rows have been seen, now and a little while ago, and how far nothing can appear any more.
+/// How far nothing can appear any more: the *floor*.
+///
+/// It follows from the locks that writers of `events` hold. A position that had been given out while certain transactions
+/// were writing becomes the floor once all of these have ended and every lane has been read from the old floor since.
+/// No commit is ever too slow for that; but one that takes for ever would make each read longer than the last. So most
+/// reads go back no further than to what had been given out a *look-back* ago, longer than any commit can take whose
+/// event is still acknowledged: the order of a key is kept among acknowledged events. The poll finds the rest.
 struct Horizon {
+    look_back: Duration,
+    /// The highest position seen.
     seen: i64,
     floor: i64,
-    /// A position that had been seen while these transactions were writing.
+    /// A position that had been given out while these transactions were writing.
     pending: Option<(i64, Vec<String>)>,
-    /// What had been seen, and when: younger than [`LOOK_BACK`], but for the first.
+    /// What had been given out, and when: younger than the look-back, but for the first.
     history: VecDeque<(Instant, i64)>,
 }
 
 impl Horizon {
-    fn new(now: Instant) -> Self {
-        Self { seen: 0, floor: 0, pending: None, history: VecDeque::from([(now, 0)]) }
+    fn new(look_back: Duration) -> Self {
+        Self { look_back, seen: 0, floor: 0, pending: None, history: VecDeque::new() }
     }
 
-    /// Whether the floor could rise.
-    fn is_behind(&self) -> bool {
-        self.seen > self.floor
+    /// Whether it is worth asking how far the floor could rise.
+    fn asks(&self, now: Instant) -> bool {
+        self.history.back().is_none_or(|(asked_at, _)| self.seen > self.floor && now.saturating_duration_since(*asked_at) >= ASK_EVERY)
     }
 
-    fn seen(&mut self, last: i64, now: Instant) {
-        if last > self.seen {
-            self.seen = last;
-            self.history.push_back((now, last));
-        }
-    }
-
-    /// What had been seen a [`LOOK_BACK`] ago.
-    fn recent(&mut self, now: Instant) -> i64 {
-        while self.history.len() > 1 && now.saturating_duration_since(self.history[1].0) >= LOOK_BACK {
+    /// Where a read must begin to find whatever has appeared late.
+    fn back_to(&mut self, poll: bool, now: Instant) -> i64 {
+        let old = |(asked_at, _): &(Instant, i64)| now.saturating_duration_since(*asked_at) >= self.look_back;
+        while self.history.get(1).is_some_and(old) {
             self.history.pop_front();
         }
-        self.history[0].1
+        match self.history.front() {
+            Some(first) if !poll && old(first) => self.floor.max(first.1),
+            _ => self.floor,
+        }
     }
 
-    /// A sweep has read from the floor, after these transactions were found writing.
-    fn swept(&mut self, writers: Vec<String>) {
-        if let Some((position, waited_for)) = self.pending.take() {
-            if waited_for.iter().any(|writer| writers.contains(writer)) {
-                self.pending = Some((position, waited_for));
-                return;
+    /// All lanes have been read from `began_at` on, after positions and writers were `issued`.
+    fn read_all(&mut self, began_at: i64, issued: Issued, now: Instant) {
+        if began_at <= self.floor {
+            let is_open = |writers: &[String]| writers.iter().any(|writer| issued.writers.contains(writer));
+            if let Some((position, _)) = self.pending.take_if(|(_, writers)| !is_open(writers)) {
+                self.floor = position;
             }
-            self.floor = position;
+            if issued.writers.is_empty() {
+                self.floor = issued.last;
+            }
         }
-        if writers.is_empty() {
-            self.floor = self.seen;
-        } else {
-            self.pending = Some((self.seen, writers));
+        self.history.push_back((now, issued.last));
+        if self.pending.is_none() && issued.last > self.floor {
+            self.pending = Some((issued.last, issued.writers));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOK_BACK: Duration = Duration::from_secs(3);
+
+    fn issued(last: i64, writers: &[&str]) -> Issued {
+        Issued { last, writers: writers.iter().map(ToString::to_string).collect() }
+    }
+
+    #[test]
+    fn the_floor_is_what_was_given_out_before_the_last_of_the_writers_ended() {
+        let (mut horizon, now) = (Horizon::new(LOOK_BACK), clock::instant());
+        horizon.read_all(0, issued(10, &["a", "b"]), now);
+        assert_eq!(horizon.back_to(false, now), 0);
+        horizon.read_all(0, issued(20, &["b", "c"]), now);
+        assert_eq!(horizon.back_to(false, now), 0, "b may still commit 1 to 10");
+        horizon.read_all(0, issued(30, &["c"]), now);
+        assert_eq!(horizon.back_to(false, now), 10, "c may have numbered 11");
+        horizon.read_all(10, issued(40, &[]), now);
+        assert_eq!(horizon.back_to(false, now), 40);
+    }
+
+    #[test]
+    fn a_writer_that_never_ends_makes_only_the_polls_go_back_to_it() {
+        let (mut horizon, start) = (Horizon::new(LOOK_BACK), clock::instant());
+        for second in 0..10 {
+            horizon.read_all(0, issued(second * 100, &["slow"]), start + Duration::from_secs(second as u64));
+        }
+        let now = start + Duration::from_secs(10);
+        assert_eq!(horizon.back_to(true, now), 0);
+        assert_eq!(horizon.back_to(false, now), 700);
+        horizon.read_all(700, issued(1000, &[]), now);
+        assert_eq!(horizon.back_to(true, now), 0, "that read did not begin at the floor");
+        horizon.read_all(0, issued(1000, &[]), now);
+        assert_eq!(horizon.back_to(true, now), 1000);
+    }
+
+    #[test]
+    fn the_floor_is_asked_for_at_first_and_then_while_events_arrive() {
+        let (mut horizon, now) = (Horizon::new(LOOK_BACK), clock::instant());
+        assert!(horizon.asks(now));
+        horizon.read_all(0, issued(5, &[]), now);
+        let later = now + ASK_EVERY;
+        assert!(!horizon.asks(later));
+        horizon.seen = 6;
+        assert!(!horizon.asks(now), "too soon");
+        assert!(horizon.asks(later));
     }
 }

@@ -73,6 +73,8 @@ struct Shared {
     clock: DatabaseClock,
     shutdown: Shutdown,
     poll: Duration,
+    /// Longer than any commit takes whose event is acknowledged.
+    look_back: Duration,
     writes: mpsc::UnboundedSender<finish::Write>,
     /// There may be something to read.
     fetch: Notify,
@@ -166,6 +168,7 @@ pub async fn run(config: &Config, ops: Option<TcpListener>, shutdown: Shutdown) 
         clock: DatabaseClock { ahead_us: AtomicI64::new(0) },
         shutdown: shutdown.clone(),
         poll: config.worker.poll,
+        look_back: config.ingest.commit_timeout + Duration::from_secs(1),
         writes,
         fetch: Notify::new(),
         hinted: AtomicBool::new(true),
@@ -241,8 +244,8 @@ async fn register(config: &Config, pool: &PgPool) -> Result<(), sqlx::Error> {
         return Ok(());
     }
     // Transactions that began before the sinks were there routed their events without them.
-    let writing = deliveries::writers(&mut conn).await?;
-    while deliveries::writers(&mut conn).await?.iter().any(|writer| writing.contains(writer)) {
+    let writing = deliveries::issued(&mut conn).await?.writers;
+    while deliveries::issued(&mut conn).await?.writers.iter().any(|writer| writing.contains(writer)) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let routed = sinks::route_earlier(&mut conn).await?;

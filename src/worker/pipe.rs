@@ -38,7 +38,7 @@ pub struct Pipe {
     /// Something changed that may let a try begin.
     pub wake: Notify,
     pub metrics: super::metrics::SinkMetrics,
-    queue: Mutex<Queue<Item>>,
+    queue: Mutex<Queue<Box<Item>>>,
     breaker: Mutex<Breaker>,
     rate: Option<Mutex<Rate>>,
     counts: Mutex<Counts>,
@@ -68,7 +68,7 @@ impl Pipe {
         }
     }
 
-    pub fn queue(&self) -> MutexGuard<'_, Queue<Item>> {
+    pub fn queue(&self) -> MutexGuard<'_, Queue<Box<Item>>> {
         lock(&self.queue)
     }
 

@@ -220,6 +220,6 @@ impl<T> Queue<T> {
 
     /// Whether a read for fresh rows is worth it: one for a few rows costs as much as one for many.
     pub fn has_room(&self) -> bool {
-        self.rows_max.saturating_sub(self.held[0]) * 4 >= self.rows_max
+        self.rows_max.saturating_sub(self.held[0]) * 2 >= self.rows_max
     }
 }

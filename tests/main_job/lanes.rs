@@ -2,8 +2,9 @@
 
 use crate::client::store_rounds;
 use crate::sink::{Gate, Reply, Sink};
-use crate::system::{Process, System, eventually};
+use crate::system::{Process, System, eventually, holds_for};
 use std::path::Path;
+use std::time::Duration;
 
 /// Set for a run of some minutes: five times as much.
 const LONG: &str = "SLUICE_TEST_LONG";
@@ -76,13 +77,14 @@ async fn a_newcomer_gets_its_fair_share_of_the_lanes() {
     }
 }
 
-/// Stores events in the shape that ingest gives them, in a lane of the test's choosing.
-async fn insert(conn: &mut sqlx::PgConnection, from: i64, to: i64) {
-    let insert = "with e as (insert into sluice.events (seq, source, event_id, type, lane, payload_hash)
-              select seq, 'mindtickle', 'late:' || seq, 'course.completed', 5, '\\x00' from generate_series($1::bigint, $2) as g(seq) returning seq, lane),
+/// Stores so many events of a key in the shape that ingest gives them, in a lane of the test's choosing.
+async fn insert(conn: &mut sqlx::PgConnection, count: i64, order_key: Option<&str>) {
+    let insert = "with e as (insert into sluice.events (seq, source, event_id, type, order_key, lane, payload_hash)
+              select seq, 'mindtickle', 'late:' || seq, 'course.completed', $2, 5, '\\x00'
+                from (select nextval('sluice.event_seq') as seq from generate_series(1, $1::bigint)) n returning seq, lane),
             p as (insert into sluice.payloads select seq, '{}', '{}' from e)
          insert into sluice.deliveries (event_seq, sink, lane) select seq, 'crm', lane from e";
-    sqlx::query(insert).bind(from).bind(to).execute(conn).await.unwrap();
+    sqlx::query(insert).bind(count).bind(order_key).execute(conn).await.unwrap();
 }
 
 #[tokio::test]
@@ -97,9 +99,9 @@ async fn an_event_committed_late_is_found_although_its_sink_had_no_room_for_it_a
 
     // Numbered first, committed last.
     let mut late = system.db.begin().await.unwrap();
-    insert(&mut late, 1, 1).await;
+    insert(&mut late, 1, None).await;
     let mut conn = system.db.acquire().await.unwrap();
-    insert(&mut conn, 2, 90).await;
+    insert(&mut conn, 89, None).await;
     eventually("they are being tried", async || sink.tries() == 2).await;
     // Polls must pass while it is being written, and after it is there.
     let polls = async || {
@@ -114,4 +116,32 @@ async fn an_event_committed_late_is_found_although_its_sink_had_no_room_for_it_a
     gate.open();
     system.drained(90).await;
     sink.assert_each_once(90);
+}
+
+#[tokio::test]
+async fn an_event_committed_late_is_tried_before_the_next_one_of_its_key() {
+    let system = System::new("late_order").await;
+    let sink = Sink::answering(200).await;
+    // No poll finds it by chance.
+    let config = system.config(&format!("[worker]\npoll = \"20s\"\n{}", sink.config("crm", "")));
+    let _worker = system.working(&config).await;
+    let wake = || sqlx::query("select pg_notify('sluice_wake', '')");
+
+    // Numbered first, and committed long after others were delivered.
+    let mut late = system.db.begin().await.unwrap();
+    insert(&mut late, 1, Some("acme/u-1")).await;
+    let mut conn = system.db.acquire().await.unwrap();
+    for others in 1..9 {
+        insert(&mut conn, 1, None).await;
+        wake().execute(&mut *conn).await.unwrap();
+        eventually("it is delivered", async || sink.tries() == others).await;
+        holds_for(Duration::from_millis(50), "and time goes by", async || true).await;
+    }
+    late.commit().await.unwrap();
+    // Acknowledged: the provider may send the next one.
+    insert(&mut conn, 1, Some("acme/u-1")).await;
+    wake().execute(&mut *conn).await.unwrap();
+    system.drained(10).await;
+    let order: Vec<String> = sink.ledger().into_iter().map(|receipt| receipt.event_id).skip(8).collect();
+    assert_eq!(order, ["late:1", "late:10"]);
 }
