@@ -285,6 +285,8 @@ pub struct Finished {
 #[derive(Debug, Clone)]
 pub struct Postponed {
     pub target: Target,
+    /// `workers.id` of the lease under which that was decided. Whoever owns the lane by now would not know that the row waits.
+    pub worker: i64,
     pub attempts: i32,
     pub due_at: DateTime<Utc>,
     pub last_status: Option<i16>,
@@ -335,10 +337,11 @@ pub async fn postpone(conn: &mut PgConnection, rows: &[&Postponed]) -> Result<()
         update sluice.deliveries d
            set attempts = u.attempts, due_at = u.due_at,
                last_status = coalesce(u.last_status, d.last_status), last_error = coalesce(u.last_error, d.last_error)
-          from unnest($1::bigint[], $2::text[], $3::int[], $4::int[], $5::int[], $6::timestamptz[], $7::smallint[], $8::text[])
-               as u(event_seq, sink, generation, attempts_before, attempts, due_at, last_status, last_error)
+          from unnest($1::bigint[], $2::text[], $3::int[], $4::int[], $5::int[], $6::timestamptz[], $7::smallint[], $8::text[], $9::bigint[])
+               as u(event_seq, sink, generation, attempts_before, attempts, due_at, last_status, last_error, worker)
          where d.event_seq = u.event_seq and d.sink = u.sink and d.generation = u.generation
            and d.attempts = u.attempts_before and d.status = 'pending'
+           and exists (select from sluice.lanes l where l.sink = d.sink and l.lane = d.lane and l.worker = u.worker)
         "#,
         &rows.iter().map(|row| row.target.event_seq).collect::<Vec<_>>(),
         &rows.iter().map(|row| &*row.target.sink).collect::<Vec<_>>() as &[&str],
@@ -348,6 +351,7 @@ pub async fn postpone(conn: &mut PgConnection, rows: &[&Postponed]) -> Result<()
         &rows.iter().map(|row| row.due_at).collect::<Vec<_>>(),
         &rows.iter().map(|row| row.last_status).collect::<Vec<_>>() as &[Option<i16>],
         &rows.iter().map(|row| row.last_error.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
+        &rows.iter().map(|row| row.worker).collect::<Vec<_>>(),
     )
     .execute(conn)
     .await?;

@@ -17,13 +17,18 @@ pub struct Definition {
 /// Returns whether events that were stored before the first sinks are still to be routed: see [`route_earlier`].
 pub async fn register(conn: &mut PgConnection, sinks: &[Definition]) -> Result<bool, sqlx::Error> {
     let mut tx = conn.begin().await?;
-    // Two workers that start together must not both find that they are the first.
-    sqlx::query!("lock table sluice.sinks in share row exclusive mode").execute(&mut *tx).await?;
+    // Two workers that start together must not both find that they are the first. An operator's open change of a sink is
+    // nothing to wait for, unless this changes the same sink.
+    sqlx::query!("set local lock_timeout = '30s'").execute(&mut *tx).await?;
+    sqlx::query!("select pg_advisory_xact_lock(hashtext('sluice.sinks'))").execute(&mut *tx).await?;
     let first = sqlx::query_scalar!(r#"select not exists (select from sluice.sinks) as "first!""#).fetch_one(&mut *tx).await?;
     for sink in sinks {
         sqlx::query!(
             r#"
-            insert into sluice.sinks as s (name, kind, events, ordered, owed_earlier) values ($1, $2, $3, $4, $5)
+            insert into sluice.sinks as s (name, kind, events, ordered, owed_earlier)
+            select $1, $2, $3, $4, $5
+             where not exists (select from sluice.sinks o
+                                where o.name = $1 and (o.kind, o.events, o.ordered) is not distinct from ($2::text, $3::text[], $4::boolean))
             on conflict (name) do update
                set kind = excluded.kind, events = excluded.events, ordered = excluded.ordered, revision = s.revision + 1
              where (s.kind, s.events, s.ordered) is distinct from (excluded.kind, excluded.events, excluded.ordered)

@@ -36,7 +36,6 @@ async fn start_tries(shared: &Arc<Shared>, pipe: &Arc<Pipe>) -> Duration {
         if shared.shutdown.is_begun() || pipe.paused.load(Ordering::Relaxed) || shared.store_down.load(Ordering::Relaxed) {
             return IDLE;
         }
-        let Some(tries) = shared.lease.tries() else { return IDLE };
         let now = clock::instant();
         let rests_until = pipe.breaker().rests_until();
         if let Some(until) = rests_until {
@@ -46,12 +45,15 @@ async fn start_tries(shared: &Arc<Shared>, pipe: &Arc<Pipe>) -> Duration {
             if !pipe.queue().has_ready() {
                 return IDLE;
             }
-            if let Some(pause) = ask_for_probe(shared, pipe).await {
-                return pause;
+            match ask_for_probe(shared, pipe).await {
+                // That took a while, in which much can have changed.
+                None => continue,
+                Some(pause) => return pause,
             }
         }
+        let Some(tries) = shared.lease.tries() else { return IDLE };
         let room = pipe.breaker().limit().saturating_sub(pipe.in_flight.load(Ordering::Relaxed));
-        if room == 0 {
+        if room == 0 || pipe.unrecorded.load(Ordering::Relaxed) >= pipe.unrecorded_max() {
             return IDLE;
         }
         if let Some(mut rate) = pipe.rate()
@@ -78,11 +80,13 @@ async fn start_tries(shared: &Arc<Shared>, pipe: &Arc<Pipe>) -> Duration {
     }
 }
 
-/// Rows of different keys, as many as the sink takes at once. A suspect goes alone.
+/// Rows of different keys, as many as the sink takes at once. A suspect goes alone, and so does each row where there is a
+/// rate: it counts deliveries.
 fn next_batch(pipe: &Pipe) -> Vec<Taken<Box<Item>>> {
+    let batch_max = if pipe.config.rate_per_second.is_some() { 1 } else { pipe.sink.batch_max() };
     let mut queue = pipe.queue();
     let mut batch = Vec::new();
-    while batch.len() < pipe.sink.batch_max() {
+    while batch.len() < batch_max {
         let Some(taken) = queue.take() else { break };
         let alone = taken.suspect;
         batch.push(taken);
@@ -170,7 +174,11 @@ async fn prepare(shared: &Arc<Shared>, pipe: &Arc<Pipe>, mut batch: Vec<Taken<Bo
             }
             let target = target(pipe, &taken.row);
             match shared.control(async |conn| deliveries::charge(conn, &target).await).await {
-                Ok(_) => taken.row.item.charged = true,
+                Ok(true) => taken.row.item.charged = true,
+                Ok(false) => {
+                    forget(shared, pipe, taken);
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(sink = %pipe.name, %error, "cannot count a suspect's attempt; trying again");
                     return_untried(pipe, taken);
@@ -280,6 +288,13 @@ fn conclude_untried(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Box<Ite
     record(shared, pipe, row, attempts, &Outcome::Failed(failure), &Decision::Dead, &tried);
 }
 
+/// A row that is not as it was read is read again.
+fn forget(shared: &Shared, pipe: &Arc<Pipe>, taken: Taken<Box<Item>>) {
+    let place = taken.row.place();
+    pipe.queue().tried(place, taken.suspect);
+    shared.write(Write { pipe: pipe.clone(), place, head: true, what: What::Nothing(target(pipe, &taken.row)), failed: None });
+}
+
 fn return_untried(pipe: &Pipe, taken: Taken<Box<Item>>) {
     let mut queue = pipe.queue();
     queue.tried(taken.row.place(), taken.suspect);
@@ -312,16 +327,17 @@ fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Box<Item>>, attempts: i32,
         }),
         _ => None,
     };
-    let finish = |status| What::Finish(Finished { target: target.clone(), status, attempts, last_status, last_error: last_error.clone() });
+    let finish = |status, last_error| What::Finish(Finished { target: target.clone(), status, attempts, last_status, last_error });
     let what = match decision {
-        Decision::Delivered => finish("delivered"),
-        Decision::Skipped => finish("skipped"),
-        Decision::Dead => finish("dead"),
+        Decision::Delivered => finish("delivered", last_error),
+        Decision::Skipped => finish("skipped", last_error),
+        Decision::Dead => finish("dead", last_error),
         Decision::Retry(after) => {
             // To the microsecond, as the database keeps it: what comes back must not seem to be due earlier.
             let due_at = (shared.clock.now() + *after).trunc_subsecs(6);
             let later = pipe.queue().block(place, due_at);
-            let what = What::Postpone(Postponed { target: target.clone(), attempts, due_at, last_status, last_error: last_error.clone() });
+            let worker = shared.lease.id();
+            let what = What::Postpone(Postponed { target: target.clone(), worker, attempts, due_at, last_status, last_error });
             shared.write(Write { pipe: pipe.clone(), place, head: true, what, failed });
             for row in later {
                 park(shared, pipe, &row, due_at);
@@ -336,7 +352,8 @@ fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Box<Item>>, attempts: i32,
 
 /// Makes a row wait for its predecessor: nothing but its due time changes.
 pub fn park(shared: &Shared, pipe: &Arc<Pipe>, row: &Row<Box<Item>>, due_at: DateTime<Utc>) {
-    let postponed = Postponed { target: target(pipe, row), attempts: row.attempts, due_at, last_status: None, last_error: None };
+    let (target, worker) = (target(pipe, row), shared.lease.id());
+    let postponed = Postponed { target, worker, attempts: row.attempts, due_at, last_status: None, last_error: None };
     shared.write(Write { pipe: pipe.clone(), place: row.place(), head: false, what: What::Postpone(postponed), failed: None });
 }
 

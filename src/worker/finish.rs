@@ -42,6 +42,8 @@ pub struct Write {
 pub enum What {
     Finish(Finished),
     Postpone(Postponed),
+    /// It is not as it was read: it is to be read again.
+    Nothing(Target),
 }
 
 impl Write {
@@ -49,6 +51,7 @@ impl Write {
         match &self.what {
             What::Finish(row) => &row.target,
             What::Postpone(row) => &row.target,
+            What::Nothing(target) => target,
         }
     }
 }
@@ -166,14 +169,14 @@ impl Write {
     fn finished(&self) -> Option<&Finished> {
         match &self.what {
             What::Finish(row) => Some(row),
-            What::Postpone(_) => None,
+            What::Postpone(_) | What::Nothing(_) => None,
         }
     }
 
     fn postponed(&self) -> Option<&Postponed> {
         match &self.what {
             What::Postpone(row) => Some(row),
-            What::Finish(_) => None,
+            What::Finish(_) | What::Nothing(_) => None,
         }
     }
 }
@@ -187,10 +190,12 @@ fn settle(shared: &Shared, written: Vec<Write>) {
             let settled = match &write.what {
                 What::Finish(_) => Settled::Done,
                 What::Postpone(row) => Settled::Waits(row.due_at),
+                What::Nothing(_) => Settled::Unknown,
             };
             queue.settle(write.place, settled);
             if write.head {
                 queue.advance(write.place);
+                pipe.unrecorded.fetch_sub(1, Ordering::Relaxed);
             }
         }
         if queue.take().is_some() {

@@ -40,6 +40,11 @@ impl Lease {
         Self { id: AtomicI64::new(0), until_ms: AtomicU64::new(0), origin: clock::instant(), tries: Mutex::default() }
     }
 
+    /// `workers.id` of this lease; 0 while there is none.
+    pub fn id(&self) -> i64 {
+        self.id.load(Ordering::Acquire)
+    }
+
     /// A token that ends when tries must: `None` when none may begin.
     pub fn tries(&self) -> Option<CancellationToken> {
         (clock::instant() < self.until()).then(|| self.tries.lock().unwrap_or_else(PoisonError::into_inner).clone())
@@ -97,7 +102,7 @@ pub async fn renew(shared: Arc<Shared>, seen: watch::Sender<Option<Arc<Seen>>>) 
             Err(error) => tracing::warn!(%error, "cannot renew the lease; trying again"),
         }
         flush_counts(&shared).await;
-        if !shared.lease.is_live() && shared.lease.id.load(Ordering::Relaxed) != 0 {
+        if !shared.lease.is_live() && shared.lease.id() != 0 {
             tracing::warn!("the lease could not be renewed in time: its tries are abandoned");
             lose(&shared);
         }
@@ -119,17 +124,17 @@ async fn tick(shared: &Shared, epoch: &mut i32) -> Result<Option<Renewal>, sqlx:
     let patience = if left.is_zero() { Duration::from_secs(5) } else { left.min(RENEW_EVERY) };
     let work = async {
         let mut conn = shared.pool.acquire().await?;
-        if shared.lease.id.load(Ordering::Acquire) == 0 {
+        if shared.lease.id() == 0 {
             if shared.left.is_cancelled() {
                 return Err(sqlx::Error::PoolClosed);
             }
             *epoch += 1;
             let names: Vec<String> = shared.pipes.iter().map(|pipe| pipe.name.to_string()).collect();
             let id = lanes::register(&mut conn, &shared.name, *epoch, &names).await?;
-            shared.lease.id.store(id, Ordering::Relaxed);
+            shared.lease.id.store(id, Ordering::Release);
             lanes::notify_lanes(&mut conn).await?;
         }
-        let id = shared.lease.id.load(Ordering::Relaxed);
+        let id = shared.lease.id();
         match tokio::time::timeout(patience, lanes::renew(&mut conn, id)).await {
             Ok(renewal) => renewal,
             Err(_) => {
@@ -144,7 +149,7 @@ async fn tick(shared: &Shared, epoch: &mut i32) -> Result<Option<Renewal>, sqlx:
 /// Lets go of everything. What the old lease's tries leave behind is fenced off by the queues' epochs, and in the database by generation.
 fn lose(shared: &Shared) {
     shared.lease.end();
-    shared.lease.id.store(0, Ordering::Relaxed);
+    shared.lease.id.store(0, Ordering::Release);
     for pipe in &shared.pipes {
         pipe.queue().disown_all();
     }
@@ -240,7 +245,7 @@ async fn rebalance(shared: &Shared, renewal: &Renewal) -> Result<(), sqlx::Error
 
 /// Claims free lanes of a sink. Their waiting heads are loaded before any row of them can be tried.
 async fn take_over(shared: &Shared, pipe: &Pipe, limit: i64) -> Result<(), sqlx::Error> {
-    let id = shared.lease.id.load(Ordering::Relaxed);
+    let id = shared.lease.id();
     let claimed = shared.control(async |conn| lanes::claim(conn, id, &pipe.name, limit).await).await?;
     if claimed.is_empty() {
         return Ok(());
@@ -258,10 +263,11 @@ async fn take_over(shared: &Shared, pipe: &Pipe, limit: i64) -> Result<(), sqlx:
     };
     let orphaned = claimed.iter().filter(|claimed| claimed.orphaned).count();
     tracing::info!(sink = %pipe.name, lanes = claimed.len(), orphaned, waiting_keys = heads.len(), "took lanes over");
-    if id != shared.lease.id.load(Ordering::Relaxed) {
+    let mut queue = pipe.queue();
+    // Under the queue's lock: a lease that is lost from here on takes these lanes with it.
+    if id != shared.lease.id() {
         return Ok(());
     }
-    let mut queue = pipe.queue();
     for claimed in claimed {
         let of_lane = heads.iter().filter(|head| head.lane == claimed.lane);
         queue.own(claimed.lane, claimed.orphaned, of_lane.map(|head| (fnv1a(&head.order_key), head.event_seq, head.due_at)));
@@ -274,7 +280,7 @@ async fn take_over(shared: &Shared, pipe: &Pipe, limit: i64) -> Result<(), sqlx:
 
 /// Hands over the lanes that have gone quiet. Returns whether some have not yet, and whether some were handed over.
 async fn hand_over(shared: &Shared) -> (bool, bool) {
-    let id = shared.lease.id.load(Ordering::Relaxed);
+    let id = shared.lease.id();
     let (mut handing_over, mut handed_over) = (false, false);
     for pipe in &shared.pipes {
         let (quiet, left) = {

@@ -106,6 +106,9 @@ impl Shared {
 
     /// Sends a row on to be recorded. The channel has no bound of its own: what is in it is held in a queue, which has.
     fn write(&self, write: finish::Write) {
+        if write.head {
+            write.pipe.unrecorded.fetch_add(1, Ordering::Relaxed);
+        }
         // The finisher outlives every sender but those of an abandoned shutdown, whose outcomes are not recorded anyway.
         let _ = self.writes.send(write);
     }

@@ -31,10 +31,12 @@ pub struct Pipe {
     pub name: Arc<str>,
     pub config: config::Sink,
     pub sink: Arc<dyn Sink>,
+    /// Tries under way.
     pub in_flight: AtomicUsize,
+    /// Deliveries tried whose outcomes are not recorded yet.
+    pub unrecorded: AtomicUsize,
     /// The operator's.
     pub paused: AtomicBool,
-
     /// Something changed that may let a try begin.
     pub wake: Notify,
     pub metrics: super::metrics::SinkMetrics,
@@ -54,8 +56,8 @@ impl Pipe {
             name: config.name.clone(),
             sink,
             in_flight: AtomicUsize::new(0),
+            unrecorded: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
-
             wake: Notify::new(),
             metrics: super::metrics::SinkMetrics::new(&config.name),
             queue: Mutex::new(Queue::new(config.ordered, config.concurrency, rows_max)),
@@ -66,6 +68,12 @@ impl Pipe {
             troubled: Mutex::default(),
             config,
         }
+    }
+
+    /// Bounds what comes twice when this worker dies. Outcomes are recorded in bulk, so that a few times as many as there are
+    /// tries under way can be waiting for it; a sink that answers in its time never gets there.
+    pub fn unrecorded_max(&self) -> usize {
+        4 * self.config.concurrency * self.sink.batch_max()
     }
 
     pub fn queue(&self) -> MutexGuard<'_, Queue<Box<Item>>> {

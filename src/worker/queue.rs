@@ -76,6 +76,8 @@ pub enum Settled {
     Done,
     /// It waits until then.
     Waits(DateTime<Utc>),
+    /// Another has changed it since it was read: it must be read again.
+    Unknown,
 }
 
 /// A row that may be tried now.
@@ -423,6 +425,11 @@ impl<T> Queue<T> {
         lane.in_flight = lane.in_flight.saturating_sub(1);
         self.held[place.origin as usize] -= 1;
         self.settled.push((place.lane, place.seq));
+        if settled == Settled::Unknown {
+            lane.rewind_to(place.seq);
+            lane.waiting.rewind();
+            lane.replay.rewind();
+        }
         if let Settled::Waits(due) = settled {
             let of = if place.origin == Origin::Replay { &mut lane.replay } else { &mut lane.waiting };
             of.include(due);

@@ -5,6 +5,7 @@
 
 use super::lane::DuePosition;
 use super::queue::{Key, Queue};
+use crate::event::LANES;
 use crate::store::deliveries::Origin;
 use chrono::{DateTime, Duration, Utc};
 use std::cmp::Reverse;
@@ -76,7 +77,7 @@ impl<T> Queue<T> {
         let replay_limit = due_limit(self.rows_max / 4, replay_held);
         let busy = self.lanes.values().filter(|lane| lane.more_fresh).count().max(1);
         let share = (room / busy).max(LANE_ROWS_MIN) as i64;
-        let (mut plan, mut rewound, mut restarted) = (Vec::new(), 0u64, 0u64);
+        let (mut plan, mut rewound, mut restarted) = (Vec::new(), [None; LANES as usize], 0u64);
         for (number, lane) in self.lanes.iter_mut().filter(|(_, lane)| !lane.releasing) {
             lane.more_fresh |= look.fresh;
             if look.due {
@@ -89,7 +90,7 @@ impl<T> Queue<T> {
             if has_room {
                 if let Some(from) = lane.rewind.take() {
                     wanted.fresh = Some((from - 1, share + lane.known_after(from - 1)));
-                    rewound |= 1 << number;
+                    rewound[*number as usize] = Some(from);
                 } else if lane.more_fresh {
                     let after = lane.cursor.min(look.back_to);
                     wanted.fresh = Some((after, share + lane.known_after(after)));
@@ -115,7 +116,7 @@ impl<T> Queue<T> {
                 plan.push(wanted);
             }
         }
-        self.forget_marks(rewound, restarted);
+        self.forget_marks(&rewound, restarted);
         if !plan.is_empty() {
             self.begin_read();
         }
@@ -138,17 +139,18 @@ impl<T> Queue<T> {
     }
 
     /// Keys whose rows are about to be read again lose the mark that some were left; it comes back where some are left again.
-    /// Lanes are bits: `rewound` are those whose fresh rows are read again, `restarted` those whose waiting rows are.
-    fn forget_marks(&mut self, rewound: u64, restarted: u64) {
-        if rewound == 0 && restarted == 0 {
+    /// `rewound` says from where each lane's fresh rows are read again, `restarted` (lanes are bits) whose waiting rows are.
+    fn forget_marks(&mut self, rewound: &[Option<i64>; LANES as usize], restarted: u64) {
+        if restarted == 0 && rewound.iter().all(Option::is_none) {
             return;
         }
         for (name, key) in &mut self.keys {
             if restarted & (1 << key.lane) != 0 {
                 key.more_waiting = false;
             }
-            if rewound & (1 << key.lane) != 0
-                && key.more_fresh.is_some()
+            if let (Some(from), Some(mark)) = (rewound[key.lane as usize], key.more_fresh)
+                // Another key's rewind may begin beyond this one's mark.
+                && from <= mark
                 && key.has_room()
                 && let Some(lane) = self.lanes.get_mut(&key.lane)
             {
@@ -209,6 +211,8 @@ impl<T> Queue<T> {
             if let Some((after, _)) = wanted.fresh {
                 for name in std::mem::take(&mut lane.rewinding) {
                     self.keys.entry(name).or_insert_with(|| Key::new(wanted.lane)).more_fresh = Some(after + 1);
+                }
+                if after < lane.cursor {
                     lane.rewind_to(after + 1);
                 }
                 lane.more_fresh = true;

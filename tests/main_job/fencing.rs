@@ -116,3 +116,19 @@ async fn a_key_whose_waiting_head_was_locked_for_a_while_keeps_its_order() {
     system.drained(3).await;
     sink.assert_in_order();
 }
+
+/// A worker that slept through its lease wakes up with a failure to record.
+#[tokio::test]
+async fn a_failure_is_not_recorded_by_a_worker_whose_lanes_are_anothers() {
+    let (system, sink, gate, ingest, mut worker) = holding("taken_lanes", 500, "").await;
+    ingest.client().store(&Event::of("u-1", 0)).await;
+    eventually("it is being tried", async || sink.tries() == 1).await;
+    let another = "with other as (insert into sluice.workers (name, epoch, sinks, expires_at) values ('another', 1, '{crm}', now() + interval '1 hour')
+                   returning id) update sluice.lanes set worker = other.id from other";
+    system.execute(another).await;
+    gate.open();
+    // It stops cleanly: whatever it had to record is recorded by then.
+    worker.stop().await;
+    assert_eq!(delivery(&system).await, (0, "pending".into(), 0));
+    assert!(system.value::<bool>("select due_at is null and last_error is null from sluice.deliveries").await, "its owner must find it fresh");
+}

@@ -47,3 +47,15 @@ async fn a_worker_killed_before_it_has_routed_what_was_stored_leaves_that_to_the
     system.drained(100).await;
     sink.assert_each_once(100);
 }
+
+#[tokio::test]
+async fn a_worker_starts_while_an_operators_change_of_a_sink_is_open() {
+    let system = System::new("open_change").await;
+    let sink = Sink::answering(200).await;
+    let config = system.config(&sink.config("crm", ""));
+    system.working(&config).await.stop().await;
+    let mut operator = system.db.begin().await.unwrap();
+    sqlx::query("update sluice.sinks set paused = false").execute(&mut *operator).await.unwrap();
+    system.working(&config).await.stop().await;
+    operator.rollback().await.unwrap();
+}

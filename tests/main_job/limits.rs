@@ -49,6 +49,21 @@ async fn a_sinks_rate_holds_over_all_its_workers() {
 }
 
 #[tokio::test]
+async fn a_rate_counts_deliveries_also_where_the_sink_takes_many_at_once() {
+    let system = System::new("rate_batch").await;
+    let config = system.config("[[sink]]\nname = \"archive\"\nkind = \"null\"\nrate = 40\n");
+    let _worker = system.working(&config).await;
+    let ingest = system.ingest().await;
+    for user in 0..80 {
+        ingest.client().store(&Event::of(&format!("u-{user}"), 0)).await;
+    }
+    system.drained(80).await;
+    let took: f64 = system.value("select extract(epoch from max(delivered_at) - min(delivered_at))::float8 from sluice.deliveries").await;
+    let rate = 79.0 / took;
+    assert!((20.0..46.0).contains(&rate), "{rate} a second");
+}
+
+#[tokio::test]
 async fn what_a_sink_asks_for_by_retry_after_is_honoured_and_burns_no_attempt() {
     let system = System::new("retry_after").await;
     let sink = Sink::start(|a_try| if a_try.of_all == 1 { Reply::With(429, "retry-after: 3\r\n") } else { Reply::Status(200) }).await;

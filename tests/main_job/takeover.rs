@@ -2,13 +2,11 @@
 
 use crate::client::{Event, store_rounds};
 use crate::sink::{Gate, Reply, Sink};
-use crate::system::{System, eventually, holds_for, within};
+use crate::system::{System, eventually, holds_for};
 use nix::sys::signal::Signal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-const LEASE_AND_A_BIT: Duration = Duration::from_secs(12);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_workers_lanes_are_taken_over_within_a_lease_and_nothing_is_lost_or_out_of_order() {
@@ -35,7 +33,11 @@ async fn a_killed_workers_lanes_are_taken_over_within_a_lease_and_nothing_is_los
     let kill = async {
         eventually("a good part is delivered", async || system.count("delivered").await > 500).await;
         victim.kill().await;
-        within(LEASE_AND_A_BIT, "its lanes are taken over", async || system.value::<i64>(&lanes_of_the_dead).await == 0).await;
+        // By the database's clock: a busy machine may be slow to ask.
+        let killed_at: f64 = system.value("select extract(epoch from clock_timestamp())::float8").await;
+        eventually("its lanes are taken over", async || system.value::<i64>(&lanes_of_the_dead).await == 0).await;
+        let last: f64 = system.value("select extract(epoch from max(since))::float8 from sluice.lanes").await;
+        assert!(last - killed_at < 12.0, "taken over after {} s", last - killed_at);
     };
     tokio::join!(kill, store_rounds(ingest.address, 100, 40));
     // u-1 and u-10 to u-19.
@@ -48,7 +50,9 @@ async fn a_killed_workers_lanes_are_taken_over_within_a_lease_and_nothing_is_los
     let successes = sink.successes();
     assert_eq!(successes.len(), 100 * 40);
     let again: usize = successes.values().map(|times| times - 1).sum();
-    assert!(again <= 8, "{again} came twice, and at most 8 can have been in flight");
+    // Tried, or tried and on their way to being recorded.
+    let in_flight = 8 + 4 * 8;
+    assert!(again <= in_flight, "{again} came twice, and at most {in_flight} can have been in flight");
 }
 
 #[tokio::test]
@@ -119,9 +123,7 @@ async fn lanes_whose_takeover_failed_halfway_are_worked_on_all_the_same() {
     let worker = system.worker(&config);
     let claimed = "select count(*) from sluice.lanes where worker is not null";
     let mut lanes = system.db.begin().await.unwrap();
-    while sqlx::query_scalar::<_, i64>(claimed).fetch_one(&mut *lanes).await.unwrap() == 0 {
-        tokio::task::yield_now().await;
-    }
+    eventually("they are claimed", async || sqlx::query_scalar::<_, i64>(claimed).fetch_one(&mut *lanes).await.unwrap() > 0).await;
     sqlx::query("select from sluice.lanes for update").execute(&mut *lanes).await.unwrap();
     eventually("both have failed", async || worker.log().contains("cannot take over lanes")).await;
     lanes.rollback().await.unwrap();

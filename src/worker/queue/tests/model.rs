@@ -39,8 +39,7 @@ struct Model {
     stored: BTreeMap<i64, Stored>,
     now_ms: i64,
     read: Option<Read>,
-    /// The fetcher's horizon: how far fresh rows have been seen, and how far nothing can appear any more.
-    seen: i64,
+    /// The fetcher's horizon: how far nothing can appear any more.
     floor: i64,
     in_flight: Vec<Taken<()>>,
     writes: Vec<Write>,
@@ -68,6 +67,8 @@ enum Step {
     Fail(usize, i64),
     /// Its sink rests.
     PutBack(usize),
+    /// It is not as it was read. Only for one without a key: another's change of it is nothing that order is promised for.
+    Forget(usize),
     /// Commits so many of the writes.
     Commit(usize),
     Settle,
@@ -90,7 +91,6 @@ impl Model {
             stored: BTreeMap::new(),
             now_ms: 0,
             read: None,
-            seen: 0,
             floor: 0,
             in_flight: Vec::new(),
             writes: Vec::new(),
@@ -132,6 +132,14 @@ impl Model {
                     self.queue.put_back(taken.row);
                 }
             }
+            Step::Forget(n) => {
+                if let Some(taken) = self.end_try(n) {
+                    match taken.row.key {
+                        None => self.writes.push(Write { place: taken.row.place(), settled: Settled::Unknown, head: true }),
+                        Some(_) => self.queue.put_back(taken.row),
+                    }
+                }
+            }
             Step::Commit(count) => self.commit(count),
             Step::Settle => self.settle(),
             Step::Tick(ms) => self.now_ms += ms,
@@ -163,7 +171,8 @@ impl Model {
         }
         let now = at(self.now_ms);
         // Only a sweep looks back here, so that no luck hides a row left behind.
-        let back_to = if poll { self.floor } else { self.seen };
+        let issued = self.stored.len() as i64;
+        let back_to = if poll { self.floor } else { issued };
         let plan = self.queue.plan(now, Look { back_to, fresh: true, due: poll, sweep: poll });
         if plan.is_empty() {
             return;
@@ -184,7 +193,7 @@ impl Model {
             }
         }
         let written = self.stored.values().all(|row| !row.under_way);
-        self.read = Some(Read { plan, rows, began: now, floor: (poll && written).then_some(self.seen) });
+        self.read = Some(Read { plan, rows, began: now, floor: (poll && written).then_some(issued) });
     }
 
     /// As the fetcher does it.
@@ -194,9 +203,6 @@ impl Model {
         rows.sort_by_key(|row| (row.due_at, row.seq));
         let mut found = [Found::default(); LANES as usize];
         for row in rows {
-            if row.due_at.is_none() {
-                self.seen = self.seen.max(row.seq);
-            }
             if !plan.iter().any(|wanted| wanted.lane == row.lane && self.queue.is_current(wanted)) {
                 continue;
             }
@@ -259,6 +265,7 @@ impl Model {
             match write.settled {
                 Settled::Done => (row.done, row.due) = (true, None),
                 Settled::Waits(due) => row.due = Some(due),
+                Settled::Unknown => {}
             }
         }
     }
@@ -276,7 +283,7 @@ impl Model {
     fn drain(&mut self) -> Result<(), TestCaseError> {
         self.end_read();
         self.step(&Step::CommitNumbered)?;
-        for _ in 0..1_000 {
+        for _ in 0..1_000 + 2 * self.stored.len() {
             if self.stored.values().all(|row| row.done) && self.queue.held == [0; 3] && self.queue.is_quiet() {
                 return Ok(());
             }
@@ -310,6 +317,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => any::<usize>().prop_map(Step::Succeed),
         3 => (any::<usize>(), 0..400i64).prop_map(|(n, after)| Step::Fail(n, after)),
         1 => any::<usize>().prop_map(Step::PutBack),
+        1 => any::<usize>().prop_map(Step::Forget),
         6 => prop_oneof![1..4usize, Just(1000)].prop_map(Step::Commit),
         6 => Just(Step::Settle),
         4 => (0..500i64).prop_map(Step::Tick),
