@@ -130,5 +130,8 @@ async fn a_failure_is_not_recorded_by_a_worker_whose_lanes_are_anothers() {
     // It stops cleanly: whatever it had to record is recorded by then.
     worker.stop().await;
     assert_eq!(delivery(&system).await, (0, "pending".into(), 0));
-    assert!(system.value::<bool>("select due_at is null and last_error is null from sluice.deliveries").await, "its owner must find it fresh");
+    assert!(
+        system.value::<bool>("select due_at is null and last_error is null from sluice.deliveries").await,
+        "its owner must find it fresh"
+    );
 }
