@@ -155,7 +155,7 @@ fn distribute(shared: &Arc<Shared>, plans: &[(&Arc<Pipe>, Vec<Wanted>)], mut row
                     parked.push((row, due_at));
                 }
             }
-            let mut more = false;
+            let mut more = queue.left_out;
             for wanted in plan {
                 more |= queue.learn(wanted, &found[wanted.lane as usize], began);
             }

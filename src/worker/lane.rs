@@ -24,6 +24,8 @@ pub struct Lane {
     pub cursor: i64,
     /// There may be fresh rows beyond the cursor.
     pub more_fresh: bool,
+    /// The last read stopped at its limit.
+    pub has_backlog: bool,
     /// Fresh rows were left behind the cursor, the first of them here, and their key has room again.
     pub rewind: Option<i64>,
     /// The keys for which the read under way reads again from there.
@@ -113,6 +115,7 @@ impl Lane {
             serial,
             cursor: 0,
             more_fresh: true,
+            has_backlog: false,
             rewind: None,
             rewinding: Vec::new(),
             waiting: Due::new(),
@@ -123,6 +126,11 @@ impl Lane {
             orphaned,
             releasing: false,
         }
+    }
+
+    /// Whether its fresh rows are read now, when lanes that have a backlog are read as far as they have come no further than this.
+    pub fn has_turn(&self, until: i64) -> bool {
+        !self.has_backlog || self.cursor <= until
     }
 
     /// How many of the known rows a read from here on may find again.

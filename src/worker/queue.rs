@@ -111,6 +111,8 @@ pub struct Queue<T> {
     /// Rows whose end was recorded since the last read began: that read may still show them as pending.
     pub(super) settled: Vec<(i16, i64)>,
     pub(super) reads: u64,
+    /// The last plan left fresh rows of some lanes for the next one.
+    pub(super) left_out: bool,
     /// When rows that this worker made wait are due.
     pub(super) timers: BinaryHeap<Reverse<(DateTime<Utc>, i16)>>,
 }
@@ -166,6 +168,7 @@ impl<T> Queue<T> {
             held: [0; 3],
             settled: Vec::new(),
             reads: 0,
+            left_out: false,
             timers: BinaryHeap::new(),
         }
     }

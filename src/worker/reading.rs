@@ -75,8 +75,10 @@ impl<T> Queue<T> {
             |max: usize, held: usize| max.checked_sub(held).filter(|room| *room > 0).map(|room| (room / 8).max(LANE_ROWS_MIN) as i64);
         let waiting_limit = due_limit(self.rows_max / 2, waiting_held);
         let replay_limit = due_limit(self.rows_max / 4, replay_held);
-        let busy = self.lanes.values().filter(|lane| lane.more_fresh).count().max(1);
+        let turn_until = self.turn_until();
+        let busy = self.lanes.values().filter(|lane| lane.more_fresh && lane.has_turn(turn_until)).count().max(1);
         let share = (room / busy).max(LANE_ROWS_MIN) as i64;
+        self.left_out = false;
         let (mut plan, mut rewound, mut restarted) = (Vec::new(), [None; LANES as usize], 0u64);
         for (number, lane) in self.lanes.iter_mut().filter(|(_, lane)| !lane.releasing) {
             lane.more_fresh |= look.fresh;
@@ -91,6 +93,8 @@ impl<T> Queue<T> {
                 if let Some(from) = lane.rewind.take() {
                     wanted.fresh = Some((from - 1, share + lane.known_after(from - 1)));
                     rewound[*number as usize] = Some(from);
+                } else if lane.more_fresh && !lane.has_turn(turn_until) {
+                    self.left_out = true;
                 } else if lane.more_fresh {
                     let after = lane.cursor.min(look.back_to);
                     wanted.fresh = Some((after, share + lane.known_after(after)));
@@ -121,6 +125,19 @@ impl<T> Queue<T> {
             self.begin_read();
         }
         plan
+    }
+
+    /// Of the lanes that have a backlog, those are read that have come no further than this: the half that is furthest behind.
+    /// So events leave about in the order of their arrival, and a read's rows lie close together: lanes that drift apart, because
+    /// some have more events than others, make it touch other pages for each row.
+    fn turn_until(&self) -> i64 {
+        let mut cursors: Vec<i64> =
+            self.lanes.values().filter(|lane| lane.has_backlog && !lane.releasing).map(|lane| lane.cursor).collect();
+        if cursors.is_empty() {
+            return i64::MAX;
+        }
+        let middle = (cursors.len() - 1) / 2;
+        *cursors.select_nth_unstable(middle).1
     }
 
     fn wake_timers(&mut self, now: DateTime<Utc>) {
@@ -189,7 +206,7 @@ impl<T> Queue<T> {
             } else if after <= lane.cursor {
                 // One that began beyond the cursor says nothing of what lies between.
                 lane.cursor = if full { found.fresh_last } else { lane.cursor.max(found.fresh_last) };
-                lane.more_fresh = full;
+                (lane.more_fresh, lane.has_backlog) = (full, full);
             }
         }
         if let Some((_, limit)) = wanted.waiting
