@@ -72,6 +72,8 @@ pub struct Statements {
     pub fetches: i64,
     pub fetched_rows: i64,
     pub fetching_ms: f64,
+    /// Pages that these touched, in memory or not.
+    pub fetched_pages: i64,
 }
 
 /// Begins to count statements. An error: the server cannot count them, or not for us.
@@ -89,8 +91,9 @@ pub async fn statements(conn: &mut PgConnection) -> Result<Statements, sqlx::Err
         select coalesce(sum(calls), 0)::bigint                                   as calls,
                coalesce(sum(calls) filter (where is_fetch), 0)::bigint           as fetches,
                coalesce(sum(rows) filter (where is_fetch), 0)::bigint            as fetched_rows,
-               coalesce(sum(total_exec_time) filter (where is_fetch), 0)::float8 as fetching_ms
-          from (select s.calls, s.rows, s.total_exec_time,
+               coalesce(sum(total_exec_time) filter (where is_fetch), 0)::float8 as fetching_ms,
+               coalesce(sum(pages) filter (where is_fetch), 0)::bigint           as fetched_pages
+          from (select s.calls, s.rows, s.total_exec_time, s.shared_blks_hit + s.shared_blks_read as pages,
                        s.query like '%cross join lateral%' and s.query like '%sluice.deliveries%' as is_fetch
                   from pg_stat_statements s
                  where s.dbid = (select oid from pg_database where datname = current_database())

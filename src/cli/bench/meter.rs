@@ -51,6 +51,7 @@ pub fn fetch_cost(statements: &Statements, when: &str, figures: &mut Figures) {
     let (reads, rows) = (statements.fetches.max(1) as f64, statements.fetched_rows.max(1) as f64);
     figures.add(format!("a read, {when}"), statements.fetching_ms / reads, Unit::Milliseconds);
     figures.add(format!("a row of it, {when}"), statements.fetching_ms * 1000.0 / rows, Unit::Microseconds);
+    figures.add(format!("pages a row, {when}"), statements.fetched_pages as f64 / rows, Unit::Count);
     figures.add(format!("rows a read, {when}"), statements.fetched_rows as f64 / reads, Unit::Count);
 }
 
