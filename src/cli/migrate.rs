@@ -2,6 +2,7 @@
 
 use super::{Context, Failure, print};
 use crate::store::migrate::{self, State};
+use crate::store::roles;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -10,6 +11,9 @@ pub struct Args {
     /// Print the SQL that would run, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Also make the roles sluice_ingest, sluice_worker, sluice_operator and sluice_reader, with the least rights for each
+    #[arg(long)]
+    roles: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -30,10 +34,27 @@ impl Args {
         let url = context.database_url()?;
         match self.what {
             Some(What::Status) => status(&url).await,
-            Some(What::Up { dry_run: true }) => dry_run(&url).await,
-            _ if self.dry_run => dry_run(&url).await,
-            _ => up(&url).await,
+            Some(What::Up { dry_run: true }) => self.dry_run(&url).await,
+            _ if self.dry_run => self.dry_run(&url).await,
+            _ => self.up(&url).await,
         }
+    }
+
+    async fn up(&self, url: &str) -> Result<(), Failure> {
+        up(url).await?;
+        if self.roles {
+            roles::grant(url).await.map_err(failure)?;
+            print(&format!("granted their rights to {}\n", roles::ROLES.join(", ")));
+        }
+        Ok(())
+    }
+
+    async fn dry_run(&self, url: &str) -> Result<(), Failure> {
+        dry_run(url).await?;
+        if self.roles {
+            print(roles::SQL);
+        }
+        Ok(())
     }
 }
 

@@ -93,6 +93,8 @@ pub enum Error {
     Failed { version: i64, description: String, source: sqlx::migrate::MigrateError },
     #[error("the table of migrations cannot be made or locked: {0}")]
     Bookkeeping(#[from] sqlx::migrate::MigrateError),
+    #[error("the roles cannot be made, and nothing of it was kept (this needs CREATEROLE, and the schema's owner): {0}")]
+    Roles(#[source] sqlx::Error),
     #[error("the database {name} cannot be created: {source}")]
     Create { name: String, source: sqlx::Error },
 }

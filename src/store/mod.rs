@@ -12,5 +12,6 @@ pub mod migrate;
 pub mod options;
 pub mod ping;
 pub mod replay;
+pub mod roles;
 pub mod sinks;
 pub mod wake;

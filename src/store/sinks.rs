@@ -59,7 +59,7 @@ const ROUTE_EVENTS: i64 = 20_000;
 
 /// Owes the events that were stored before the first sinks to those that subscribe to them. Interrupted, it can be begun again.
 ///
-/// The caller must have waited for the transactions that were [writing](super::deliveries::writers) when the sinks were
+/// The caller must have waited for the transactions that were [writing](super::deliveries::Issued::writers) when the sinks were
 /// registered: their events were routed by the sinks of before. The rows wait (due now) rather than being fresh, because
 /// they lie behind every cursor; they keep their place in the order of their key.
 pub async fn route_earlier(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {

@@ -14,6 +14,7 @@ mod outage;
 #[path = "../private/mod.rs"]
 mod private;
 mod replays;
+mod roles;
 #[path = "../server/mod.rs"]
 mod server;
 mod sink;

@@ -6,13 +6,14 @@ use crate::server::{self, Server};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sluice::clock;
+use sluice::store::roles;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Postgres};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -20,6 +21,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// What any condition is given before it counts as failed. Far beyond what it takes, so that a busy machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Of all roles, on a server that nobody else uses.
+const ROLE_PASSWORD: &str = "role-password";
 
 /// Systems at once: together they stay within a server's usual 100 connections.
 static ROOM: Semaphore = Semaphore::const_new(5);
@@ -30,6 +34,8 @@ pub struct System {
     pub db: PgPool,
     dir: TempDir,
     files: AtomicUsize,
+    /// Each process connects under the role that is meant for it.
+    has_roles: AtomicBool,
     // The server, where it is shared, stays until the last test has ended.
     _server: Option<Arc<Server>>,
     _room: SemaphorePermit<'static>,
@@ -58,12 +64,33 @@ impl System {
 
     fn build(url: String, server: Option<Arc<Server>>, room: SemaphorePermit<'static>) -> Self {
         let db = PgPoolOptions::new().max_connections(4).connect_lazy(&url).expect("a URL");
-        Self { url, db, dir: private::folder(), files: AtomicUsize::new(0), _server: server, _room: room }
+        Self { url, db, dir: private::folder(), files: AtomicUsize::new(0), has_roles: AtomicBool::new(false), _server: server, _room: room }
     }
 
     pub async fn migrate(&self) {
         let output = self.run(&["migrate"]).await;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Makes the roles; processes that are started from now on connect under them.
+    pub async fn use_roles(&self) {
+        let output = self.run(&["migrate", "--roles"]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // Roles are the whole server's, and tests run at once: the same password from each.
+        for role in roles::ROLES {
+            eventually("no other test is changing the role", async || {
+                let password = format!("alter role {role} password '{ROLE_PASSWORD}'");
+                sqlx::query(AssertSqlSafe(password)).execute(&self.db).await.is_ok()
+            })
+            .await;
+        }
+        self.has_roles.store(true, Ordering::Relaxed);
+    }
+
+    /// The database's URL for one of the roles.
+    pub fn url_of(&self, role: &str) -> String {
+        let (_, rest) = self.url.rsplit_once('@').expect("a URL with a user");
+        format!("postgres://{role}:{ROLE_PASSWORD}@{rest}")
     }
 
     /// Writes a config: these lines, after the one source.
@@ -102,7 +129,11 @@ impl System {
     fn start(&self, config: &Path, role: &str) -> Process {
         let log = self.file(role);
         let stderr = std::fs::File::create(&log).expect("a log");
-        let child = self.command(Some(config), &[role]).stdout(Stdio::null()).stderr(stderr).spawn().expect("it starts");
+        let mut command = self.command(Some(config), &[role]);
+        if self.has_roles.load(Ordering::Relaxed) {
+            command.env("DATABASE_URL", self.url_of(&format!("sluice_{role}")));
+        }
+        let child = command.stdout(Stdio::null()).stderr(stderr).spawn().expect("it starts");
         Process { child, log }
     }
 

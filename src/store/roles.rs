@@ -1,0 +1,29 @@
+//! The roles, each with the least rights that its work needs: see `roles.sql`.
+
+use super::migrate::Error;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor};
+
+/// The roles, as `sluice migrate --roles` makes them.
+pub const ROLES: [&str; 4] = ["sluice_ingest", "sluice_worker", "sluice_operator", "sluice_reader"];
+
+/// What [`grant`] runs, for reading it first.
+pub const SQL: &str = include_str!("roles.sql");
+
+/// Makes the roles that are missing, and gives each exactly its rights on this database. In one transaction.
+///
+/// # Errors
+/// A server that cannot be reached, or a caller that may not create roles or does not own the schema.
+pub async fn grant(url: &str) -> Result<(), Error> {
+    let options: PgConnectOptions = url.parse().map_err(Error::Connect)?;
+    let mut conn = options.application_name("sluice migrate").disable_statement_logging().connect().await.map_err(Error::Connect)?;
+    let granted = async {
+        let mut tx = conn.begin().await?;
+        tx.execute(SQL).await?;
+        tx.commit().await
+    };
+    granted.await.map_err(Error::Roles)?;
+    // Everything is committed; a connection that fails to say goodbye changes nothing.
+    let _ = conn.close().await;
+    Ok(())
+}

@@ -1,0 +1,50 @@
+-- The roles of Sluice, and their rights: run by `sluice migrate --roles`, as often as one likes. They may log in, and have no
+-- password until they are given one. The right to migrate stays with the owner alone.
+do $$
+declare
+    role text;
+begin
+    foreach role in array array['sluice_ingest', 'sluice_worker', 'sluice_operator', 'sluice_reader'] loop
+        -- Roles are the whole server's: another database's migration may be making them just now.
+        begin
+            if not exists (select from pg_roles where rolname = role) then
+                execute format('create role %I login', role);
+            end if;
+        exception when duplicate_object or unique_violation then
+            null;
+        end;
+        execute format('revoke all on all tables in schema sluice from %I', role);
+        execute format('revoke all on all sequences in schema sluice from %I', role);
+        execute format('revoke all on all functions in schema sluice from %I', role);
+        execute format('grant usage on schema sluice to %I', role);
+        execute format('grant select on sluice.migrations to %I', role);
+    end loop;
+end $$;
+
+-- Writes what arrives. Sees no payload, no sink's state, and nothing of what becomes of a delivery.
+grant insert on sluice.events, sluice.payloads, sluice.deliveries to sluice_ingest;
+grant select (seq, source, event_id, lane, type, quarantine, payload_hash) on sluice.events to sluice_ingest;
+grant select (sink) on sluice.deliveries to sluice_ingest;
+grant select (name, events, retired_at) on sluice.sinks to sluice_ingest;
+grant usage on sequence sluice.event_seq to sluice_ingest;
+
+-- Reads what is owed, and writes what became of it. Changes no event, and no operator's setting.
+grant select on sluice.events, sluice.payloads, sluice.deliveries, sluice.attempts, sluice.sinks, sluice.counters, sluice.workers,
+                sluice.lanes, sluice.backlog, sluice.sink_health to sluice_worker;
+grant insert (event_seq, sink, lane, due_at),
+      update (status, attempts, due_at, delivered_at, last_status, last_error) on sluice.deliveries to sluice_worker;
+grant insert on sluice.attempts to sluice_worker;
+grant insert (name, kind, events, ordered, owed_earlier),
+      update (kind, events, ordered, revision, owed_earlier, breaker, breaker_until, breaker_reason, breaker_trips) on sluice.sinks to sluice_worker;
+grant insert, update, delete on sluice.counters, sluice.workers to sluice_worker;
+grant insert, update on sluice.lanes to sluice_worker;
+grant select on sequence sluice.event_seq to sluice_worker;
+
+-- Reads everything but payloads.
+grant select on sluice.events, sluice.deliveries, sluice.attempts, sluice.sinks, sluice.counters, sluice.workers, sluice.lanes, sluice.audit,
+                sluice.outbox, sluice.backlog, sluice.dead_letters, sluice.sink_health, sluice.repeats to sluice_reader, sluice_operator;
+
+-- Replays, sets statuses, pauses. Each leaves a row in sluice.audit.
+grant update (status) on sluice.deliveries, sluice.outbox to sluice_operator;
+grant update (paused) on sluice.sinks to sluice_operator;
+grant execute on function sluice.replay(text, timestamptz, timestamptz, text, boolean), sluice.route(bigint) to sluice_operator;
