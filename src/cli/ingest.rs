@@ -3,14 +3,15 @@
 use super::{Context, Failure, bind, shutdown};
 use crate::config::Part;
 use crate::ingest;
+use crate::store::durability::NotDurable;
 use crate::store::migrate::SchemaError;
-use crate::store::{migrate, options};
+use crate::store::{durability, migrate, options};
 use sqlx::ConnectOptions;
 
 /// Receives webhooks until it is told to stop.
 ///
 /// A database that cannot be reached is no reason not to start: requests are answered 503 until it is there. One that
-/// can be reached and has another schema is.
+/// can be reached and has another schema is, and so is one that reports commits before they are on disk.
 pub async fn run(context: &Context) -> Result<(), Failure> {
     let config = context.config(Part::Ingest)?;
     // Before anything that takes time: a signal during the start must stop it softly, too.
@@ -21,10 +22,17 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     let url = config.database_url.as_ref().ok_or_else(|| Failure::config(ingest::IngestError::NoDatabase.to_string()))?;
     let connect = options::options(url.expose(), "sluice ingest", &[]).map_err(|error| Failure::config(error.to_string()))?;
     match connect.connect().await {
-        Ok(mut conn) => match migrate::check(&mut conn).await {
-            Ok(()) | Err(SchemaError::Database(_)) => {}
-            Err(error) => return Err(Failure::failed(error.to_string())),
-        },
+        Ok(mut conn) => {
+            match migrate::check(&mut conn).await {
+                Ok(()) | Err(SchemaError::Database(_)) => {}
+                Err(error) => return Err(Failure::failed(error.to_string())),
+            }
+            match durability::check(&mut conn).await {
+                Ok(()) | Err(NotDurable::Database(_)) => {}
+                Err(refusal) if !config.ingest.allows_asynchronous_commit => return Err(Failure::failed(refusal.to_string())),
+                Err(_) => tracing::warn!("synchronous_commit is off: an acknowledged event can be lost in a crash of the server"),
+            }
+        }
         Err(error) => tracing::warn!(%error, "the database cannot be reached yet: requests are answered 503 until it can"),
     }
     let listener = bind(config.ingest.listen, "[ingest] listen").await?;

@@ -38,6 +38,7 @@ fn ingest(raw: &raw::Ingest) -> Result<Ingest, Problem> {
     if ops_listen == Some(listen) && listen.port() != 0 {
         return Err(wrong(&raw.ops_listen, "`ops_listen` must differ from `listen`: webhooks are received there"));
     }
+    let asynchronous = values::one_of(&[("refuse", false), ("allow", true)]);
     let body_bytes_max = read(&raw.body_max, "body_max", values::size(1..=64 * MIB))?.unwrap_or(MIB);
     let queue_bytes_max = read(&raw.queue_bytes, "queue_bytes", values::size(KIB..=64 * GIB))?.unwrap_or(64 * MIB);
     if queue_bytes_max < body_bytes_max {
@@ -58,6 +59,7 @@ fn ingest(raw: &raw::Ingest) -> Result<Ingest, Problem> {
         queue_bytes_max,
         committers: read(&raw.committers, "committers", values::count(1..=64))?.unwrap_or(1),
         batch_events_max: read(&raw.batch_events, "batch_events", values::count(1..=100_000))?.unwrap_or(1000),
+        allows_asynchronous_commit: read(&raw.asynchronous_commit, "asynchronous_commit", asynchronous)?.unwrap_or(false),
         drain_timeout: read(&raw.drain_timeout, "drain_timeout", duration(Duration::ZERO..=HOUR))?.unwrap_or(Duration::from_secs(20)),
     })
 }

@@ -148,6 +148,8 @@ pub struct Ingest {
     pub committers: usize,
     /// Events in one commit: `batch_events`, default 1000. A batch also ends at 4 MiB.
     pub batch_events_max: usize,
+    /// Whether a server that reports commits before they are on disk will do: `asynchronous_commit`, "refuse" by default.
+    pub allows_asynchronous_commit: bool,
     /// After SIGTERM, for requests under way: `drain_timeout`, default 20 s.
     pub drain_timeout: Duration,
 }

@@ -79,6 +79,7 @@ pub(super) struct Ingest {
     pub queue_bytes: Option<Item>,
     pub committers: Option<Item>,
     pub batch_events: Option<Item>,
+    pub asynchronous_commit: Option<Item>,
     pub drain_timeout: Option<Item>,
 }
 

@@ -1,6 +1,7 @@
 //! A committer's connection: opened when needed, dropped when in doubt. No call here waits longer than its patience.
 
 use crate::event::NewEvent;
+use crate::store::durability::{self, NotDurable};
 use crate::store::events::{self, Inserted, Trouble};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
@@ -12,12 +13,14 @@ pub struct Database {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
     patience: Duration,
+    allows_asynchronous_commit: bool,
 }
 
 impl Database {
-    /// Opens nothing yet. `patience` bounds each call, besides the same limits at the server's side.
-    pub fn new(options: PgConnectOptions, patience: Duration) -> Self {
-        Self { options, connection: None, patience }
+    /// Opens nothing yet. `patience` bounds each call, besides the same limits at the server's side. Unless it may be, a connection is of no
+    /// use whose commits are not on disk when they are reported.
+    pub fn new(options: PgConnectOptions, patience: Duration, allows_asynchronous_commit: bool) -> Self {
+        Self { options, connection: None, patience, allows_asynchronous_commit }
     }
 
     /// [`events::insert_batch`]. After an error the batch may be committed all the same; storing it again is harmless.
@@ -54,7 +57,17 @@ impl Database {
     async fn connection(&mut self) -> Result<&mut PgConnection, Trouble> {
         if self.connection.is_none() {
             let opened = timeout(self.patience, self.options.connect()).await;
-            self.connection = Some(self.judge(opened)?);
+            let mut connection = self.judge(opened)?;
+            if !self.allows_asynchronous_commit {
+                let checked = timeout(self.patience, durability::check(&mut connection)).await;
+                match checked {
+                    Ok(Err(NotDurable::Database(error))) => self.judge(Ok(Err(error)))?,
+                    Ok(Err(refusal)) => return Err(Trouble::Unavailable { reason: refusal.to_string() }),
+                    Ok(Ok(())) => {}
+                    Err(elapsed) => self.judge(Err(elapsed))?,
+                }
+            }
+            self.connection = Some(connection);
         }
         Ok(self.connection.as_mut().expect("it was opened above"))
     }

@@ -142,7 +142,7 @@ fn committer_options(url: &str, ingest: &Ingest) -> Result<PgConnectOptions, Url
 
 fn committer(ingest: &Ingest, options: PgConnectOptions, wake: &Wake, commits: &Arc<Commits>, room: &Arc<Room>) -> Committer {
     Committer {
-        database: Database::new(options, ingest.commit_timeout),
+        database: Database::new(options, ingest.commit_timeout, ingest.allows_asynchronous_commit),
         recent: Recent::new(recent::CAPACITY / ingest.committers.max(1)),
         wake: wake.clone(),
         commits: Arc::clone(commits),

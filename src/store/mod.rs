@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod deliveries;
+pub mod durability;
 pub mod events;
 pub mod health;
 pub mod hints;

@@ -75,3 +75,29 @@ async fn a_config_that_is_wrong_ends_a_process_with_78_and_says_where() {
     let none = system.run(&["worker"]).await;
     assert_eq!(none.status.code(), Some(78), "there is no config at all");
 }
+
+#[tokio::test]
+async fn ingest_refuses_a_role_whose_commits_are_not_on_disk_when_they_are_reported_unless_told_otherwise() {
+    let system = System::new("not_durable").await;
+    let database: String = system.value("select current_database()::text").await;
+    system.execute(&format!("alter database {database} set synchronous_commit = off")).await;
+    let output = system.run_with(Some(&system.config("")), &["ingest"]).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("synchronous_commit is off") && said.contains("asynchronous_commit"), "{said}");
+    let ingest = system.ingest_with("asynchronous_commit = \"allow\"").await;
+    ingest.client().store(&Event::of("u-1", 0)).await;
+}
+
+#[tokio::test]
+async fn ingest_that_finds_later_that_commits_are_not_on_disk_acknowledges_nothing() {
+    let system = System::new("durable_no_more").await;
+    let ingest = system.ingest().await;
+    ingest.client().store(&Event::of("u-1", 0)).await;
+    let database: String = system.value("select current_database()::text").await;
+    system.execute(&format!("alter database {database} set synchronous_commit = off")).await;
+    // Settings reach a session when it begins.
+    system.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'sluice ingest'").await;
+    assert_eq!(ingest.client().post(&Event::of("u-1", 1)).await.status(), 503);
+    assert_eq!(system.value::<i64>("select count(*) from sluice.events").await, 1);
+}

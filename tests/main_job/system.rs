@@ -64,7 +64,15 @@ impl System {
 
     fn build(url: String, server: Option<Arc<Server>>, room: SemaphorePermit<'static>) -> Self {
         let db = PgPoolOptions::new().max_connections(4).connect_lazy(&url).expect("a URL");
-        Self { url, db, dir: private::folder(), files: AtomicUsize::new(0), has_roles: AtomicBool::new(false), _server: server, _room: room }
+        Self {
+            url,
+            db,
+            dir: private::folder(),
+            files: AtomicUsize::new(0),
+            has_roles: AtomicBool::new(false),
+            _server: server,
+            _room: room,
+        }
     }
 
     pub async fn migrate(&self) {
