@@ -138,7 +138,11 @@ language sql stable as $$
                concat_ws(' ', a.status, a.error, '(' || round(extract(epoch from a.duration) * 1000) || ' ms)')
           from sluice.attempts a join sluice.events e on e.seq = a.event_seq where e.event_id = timeline.event_id
         union all
-        select coalesce(d.delivered_at, d.due_at, e.received_at), d.status, d.sink, d.generation, d.attempts,
+        -- A dead delivery has no time of its own: it died when its last try did.
+        select coalesce(d.delivered_at, d.due_at,
+                        (select max(a.started_at + a.duration) from sluice.attempts a
+                          where a.event_seq = d.event_seq and a.sink = d.sink and a.generation = d.generation),
+                        e.received_at), d.status, d.sink, d.generation, d.attempts,
                concat_ws(' ', case when d.status = 'pending' then 'due ' || coalesce(d.due_at::text, 'now') end, d.last_status, d.last_error)
           from sluice.deliveries d join sluice.events e on e.seq = d.event_seq where e.event_id = timeline.event_id
     ) t(at, what, sink, generation, attempt, detail)

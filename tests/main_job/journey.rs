@@ -70,6 +70,8 @@ async fn every_view_tells_what_has_become_of_the_events() {
     for line in [("delivered", Some("crm")), ("attempt failed: dead", Some("lms")), ("dead", Some("lms"))] {
         assert!(timeline.contains(&line), "{line:?} is not in {timeline:?}");
     }
+    let at = |what| timeline.iter().position(|line| *line == (what, Some("lms")));
+    assert!(at("attempt failed: dead") < at("dead"), "{timeline:?}");
     // The counters are written with each renewal of the lease.
     let health = "select count(*) from sluice.sink_health where (sink, delivered, dead) in (('crm', 60, 0), ('lms', 0, 10))";
     eventually("the counters are there", async || system.value::<i64>(health).await == 2).await;
