@@ -48,6 +48,17 @@ comment on function sluice.outbox_update() is 'Passes a change of outbox.status 
 create trigger outbox_update instead of update on sluice.outbox
     for each row execute function sluice.outbox_update();
 
+-- Without this, Postgres would pass them on to events, and leave what is owed without its event.
+create function sluice.outbox_refuse() returns trigger language plpgsql as $$
+begin
+    raise exception 'sluice.outbox: only status can be changed; rows are neither inserted nor deleted here'
+        using errcode = 'feature_not_supported', hint = 'docs/OPERATING.md, Retention and erasure, says what can be deleted, and how';
+end $$;
+comment on function sluice.outbox_refuse() is 'Refuses to insert into or delete from the outbox.';
+
+create trigger outbox_refuse instead of insert or delete on sluice.outbox
+    for each row execute function sluice.outbox_refuse();
+
 create function sluice.replay(sink text default null, since timestamptz default null, until timestamptz default null,
                               status text default 'dead', dry_run boolean default false)
 returns bigint language plpgsql as $$

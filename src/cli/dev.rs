@@ -33,7 +33,8 @@ pub struct Args {
 impl Args {
     /// Runs a database (unless `DATABASE_URL` is set), ingest, and a worker, until Ctrl-C.
     ///
-    /// With `--config` it runs that config's sources and sinks; without, a MindTickle source and a file sink.
+    /// With `--config` it runs that config's sources and sinks (its `listen` and `ops_listen` are not used); without, a MindTickle source and a
+    /// file sink, also where there is a sluice.toml.
     pub async fn run(&self, context: &Context) -> Result<(), Failure> {
         let shutdown = shutdown(DRAIN)?;
         let dir = self.folder()?;

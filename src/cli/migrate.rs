@@ -71,6 +71,9 @@ async fn up(url: &str) -> Result<(), Failure> {
 
 async fn dry_run(url: &str) -> Result<(), Failure> {
     let planned = migrate::dry_run(url).await.map_err(failure)?;
+    if planned.first().is_some_and(|migration| migration.version == 1) {
+        print("create schema if not exists sluice;\n-- Besides, sluice.migrations is made, which keeps what was applied.\n\n");
+    }
     for migration in &planned {
         print(&format!("-- {:04} {}\n{}\n", migration.version, migration.description, migration.sql));
     }
@@ -95,7 +98,8 @@ async fn status(url: &str) -> Result<(), Failure> {
 
 fn failure(error: migrate::Error) -> Failure {
     match &error {
-        migrate::Error::Connect(_) => Failure::unavailable(error.to_string()),
+        migrate::Error::Connect(source) => Failure::database("cannot connect to the database", source),
+        migrate::Error::Url(_) => Failure::config(error.to_string()),
         _ => Failure::failed(error.to_string()),
     }
 }

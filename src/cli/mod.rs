@@ -103,13 +103,19 @@ impl Context {
         if let Some(url) = env("DATABASE_URL") {
             return Ok(url);
         }
-        let configured = match self.config(Part::Neither) {
+        let configured = match Config::load_part(self.config.as_deref(), &env, Part::Neither) {
             Ok(config) => config.database_url.map(|url| url.expose().clone()),
-            Err(failure) if self.names_config() => return Err(failure),
-            Err(_) => None,
+            // One that is there and wrong may name a database: another must not be taken instead.
+            Err(ConfigError::Missing { .. }) if !self.names_config() => None,
+            Err(error) => return Err(error.into()),
         };
         configured.or_else(dev::kept_url).ok_or_else(|| {
-            Failure::config("no database is configured: set DATABASE_URL, or database_url in the config; no `sluice dev` is running either")
+            let dev = dev::data_dir()
+                .map(|dir| format!(", and no `sluice dev` is running in {} (SLUICE_DEV_DIR names another folder)", dir.display()));
+            Failure::config(format!(
+                "no database is configured: set DATABASE_URL, or database_url in the config{}",
+                dev.unwrap_or_default()
+            ))
         })
     }
 }
@@ -148,9 +154,22 @@ impl Failure {
     /// A database error: unreachable is another matter than refused.
     fn database(what: &str, error: &sqlx::Error) -> Self {
         match error {
-            sqlx::Error::Database(error) => Self::failed(format!("{what}: {error}")),
+            sqlx::Error::Database(error) => {
+                // No such database, no such role, a wrong password: the URL's, or nobody's yet.
+                let advice = match error.code().as_deref() {
+                    Some("3D000") => "; create it, or correct DATABASE_URL",
+                    Some("28000" | "28P01") => "; correct the user and password in DATABASE_URL",
+                    _ => "",
+                };
+                Self::failed(format!("{what}: {}{advice}", error.message()))
+            }
             error => Self::unavailable(format!("{what}: {error}; is Postgres running, and is DATABASE_URL right?")),
         }
+    }
+
+    /// The same, and what else was tried.
+    fn and(&self, more: &str) -> Self {
+        Self { code: self.code, message: format!("{}; {more}", self.message) }
     }
 
     /// Says on stderr what went wrong; returns the code to exit with.

@@ -38,6 +38,12 @@ impl Args {
         let selection = Selection { sink: self.sink.clone(), since: self.since, until: self.until, status: self.status.clone() };
         let mut conn = operator(context).await?;
         let failed = |error| Failure::database("cannot replay", &error);
+        if let Some(sink) = &self.sink {
+            let known = replay::sinks(&mut conn).await.map_err(failed)?;
+            if !known.contains(sink) {
+                return Err(Failure::failed(format!("there is no sink named {sink}; there are: {}", known.join(", "))));
+            }
+        }
         let preview = replay::preview(&mut conn, &selection).await.map_err(failed)?;
         if !self.json {
             print(&describe(&selection, &preview));

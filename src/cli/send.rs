@@ -112,12 +112,12 @@ impl Args {
                 })
             }
             // Without a usable config: what `sluice dev` listens on, and what it signs with.
-            Err(_) if !context.names_config() => Ok(Target {
+            Err(error) if !context.names_config() => Ok(Target {
                 url: self.url.clone().unwrap_or_else(|| format!("http://{}/webhooks/mindtickle", dev::LISTEN)),
                 profile: Profile::mindtickle(),
-                secret: given.or_else(dev::kept_secret).ok_or_else(|| {
-                    Failure::config("no secret to sign with: set MINDTICKLE_WEBHOOK_SECRET, name a config, or run `sluice dev` first")
-                })?,
+                secret: given
+                    .or_else(dev::kept_secret)
+                    .ok_or_else(|| error.and("no secret to sign with either: set MINDTICKLE_WEBHOOK_SECRET, or run `sluice dev` first"))?,
                 company: company(None),
             }),
             Err(error) => Err(error),

@@ -341,7 +341,8 @@ pub async fn postpone(conn: &mut PgConnection, rows: &[&Postponed]) -> Result<()
                as u(event_seq, sink, generation, attempts_before, attempts, due_at, last_status, last_error, worker)
          where d.event_seq = u.event_seq and d.sink = u.sink and d.generation = u.generation
            and d.attempts = u.attempts_before and d.status = 'pending'
-           and exists (select from sluice.lanes l where l.sink = d.sink and l.lane = d.lane and l.worker = u.worker)
+           -- A scalar, so that it stays a probe for each row: as EXISTS it became a join, which began with the lanes and took minutes.
+           and u.worker = (select l.worker from sluice.lanes l where l.sink = d.sink and l.lane = d.lane)
         "#,
         &rows.iter().map(|row| row.target.event_seq).collect::<Vec<_>>(),
         &rows.iter().map(|row| &*row.target.sink).collect::<Vec<_>>() as &[&str],

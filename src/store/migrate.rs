@@ -5,9 +5,9 @@
 //!
 //! The queries on `sluice.migrations` are checked at run time: the table exists before any migration, made by sqlx.
 
+use super::options::{self, UrlError};
 use chrono::{DateTime, Utc};
 use sqlx::migrate::{Migrate, MigrateDatabase, Migration};
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
 use std::time::Duration;
 
@@ -89,6 +89,8 @@ pub enum Error {
     Schema(#[from] SchemaError),
     #[error("cannot connect to the database: {0}")]
     Connect(#[source] sqlx::Error),
+    #[error(transparent)]
+    Url(#[from] UrlError),
     #[error("migration {version} ({description}) failed, and nothing of it was kept: {source}")]
     Failed { version: i64, description: String, source: sqlx::migrate::MigrateError },
     #[error("the table of migrations cannot be made or locked: {0}")]
@@ -234,9 +236,7 @@ fn sql_of(migration: &'static Migration) -> &'static str {
 }
 
 async fn connect(url: &str) -> Result<PgConnection, Error> {
-    // Statements are not logged: a migration that is slow is no news, and they are long.
-    let options: PgConnectOptions = url.parse().map_err(Error::Connect)?;
-    options.application_name("sluice migrate").disable_statement_logging().connect().await.map_err(Error::Connect)
+    options::options(url, "sluice migrate", &[])?.connect().await.map_err(Error::Connect)
 }
 
 async fn check_server(conn: &mut PgConnection) -> Result<(), SchemaError> {

@@ -14,6 +14,9 @@ pub struct UrlError(String);
 ///
 /// Statements are not logged: on the hot path even a disabled log line costs, and errors are reported where they are handled.
 pub fn options(url: &str, application_name: &str, settings: &[(&str, &str)]) -> Result<PgConnectOptions, UrlError> {
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(UrlError("it does not begin with postgres://".into()));
+    }
     let options = PgConnectOptions::from_str(url).map_err(|error| match error {
         sqlx::Error::Configuration(cause) => UrlError(cause.to_string()),
         _ => UrlError("it cannot be parsed".into()),

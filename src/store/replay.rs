@@ -25,6 +25,11 @@ pub struct Preview {
     pub newest_received_at: Option<DateTime<Utc>>,
 }
 
+/// The sinks that there are, in the order of their names.
+pub async fn sinks(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!("select name from sluice.sinks order by name").fetch_all(conn).await
+}
+
 /// Counts what [`replay`] would reset. Locks nothing.
 pub async fn preview(conn: &mut PgConnection, selection: &Selection) -> Result<Preview, sqlx::Error> {
     sqlx::query_as!(

@@ -1,7 +1,7 @@
 //! The roles, each with the least rights that its work needs: see `roles.sql`.
 
 use super::migrate::Error;
-use sqlx::postgres::PgConnectOptions;
+use super::options;
 use sqlx::{ConnectOptions, Connection, Executor};
 
 /// The roles, as `sluice migrate --roles` makes them.
@@ -15,8 +15,7 @@ pub const SQL: &str = include_str!("roles.sql");
 /// # Errors
 /// A server that cannot be reached, or a caller that may not create roles or does not own the schema.
 pub async fn grant(url: &str) -> Result<(), Error> {
-    let options: PgConnectOptions = url.parse().map_err(Error::Connect)?;
-    let mut conn = options.application_name("sluice migrate").disable_statement_logging().connect().await.map_err(Error::Connect)?;
+    let mut conn = options::options(url, "sluice migrate", &[])?.connect().await.map_err(Error::Connect)?;
     let granted = async {
         let mut tx = conn.begin().await?;
         tx.execute(SQL).await?;

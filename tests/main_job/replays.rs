@@ -57,7 +57,12 @@ async fn an_event_reset_in_the_outbox_goes_to_every_sink_again() {
     eventually("it was delivered again", async || system.status("u-1:4").await == "delivered").await;
     assert_eq!((crm.tries_of("u-1:4"), lms.tries_of("u-1:4")), (2, 2));
     assert_eq!((crm.tries(), lms.tries()), (11, 11), "and no other event was");
-    for nonsense in ["update sluice.outbox set status = 'nonsense'", "update sluice.outbox set event_id = 'x'"] {
+    for nonsense in [
+        "update sluice.outbox set status = 'nonsense'",
+        "update sluice.outbox set event_id = 'x'",
+        "delete from sluice.outbox",
+        "insert into sluice.outbox (event_id) values ('x')",
+    ] {
         assert!(sqlx::query(nonsense).execute(&system.db).await.is_err(), "{nonsense}");
     }
 }
@@ -88,6 +93,9 @@ async fn the_replay_command_shows_asks_and_resets() {
     assert!(String::from_utf8_lossy(&dry.stdout).contains("10 dead deliveries of sink lms"), "{dry:?}");
     let unasked = system.run(&["replay", "--sink", "lms"]).await;
     assert_eq!(unasked.status.code(), Some(1), "nobody was there to confirm it");
+    let misspelt = system.run(&["replay", "--sink", "lsm", "--yes"]).await;
+    assert_eq!(misspelt.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&misspelt.stderr).contains("there are: crm, lms"), "{misspelt:?}");
     assert_eq!(system.count("dead").await, 10);
 
     let done = system.run(&["replay", "--sink", "lms", "--yes", "--json"]).await;
