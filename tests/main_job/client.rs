@@ -78,20 +78,25 @@ impl Client {
 
     /// Sends bytes and reads the answer.
     pub async fn send(&mut self, bytes: &[u8]) -> Message {
+        self.try_send(bytes).await.expect("ingest listens, and every request is answered")
+    }
+
+    /// The same; `None`: nobody listens, or the connection broke off.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> Option<Message> {
         let mut wire = match self.wire.take() {
             Some(wire) => wire,
-            None => Wire::new(TcpStream::connect(self.address).await.expect("ingest listens")),
+            None => Wire::new(TcpStream::connect(self.address).await.ok()?),
         };
         let answer = tokio::time::timeout(ANSWER_MAX, async {
             // Ingest may refuse, and close, before it has read all.
             wire.send(bytes).await.ok();
             wire.receive().await
         });
-        let answer = answer.await.expect("no request hangs").expect("every request is answered");
+        let answer = answer.await.expect("no request hangs")?;
         if answer.header("connection") != Some("close") {
             self.wire = Some(wire);
         }
-        answer
+        Some(answer)
     }
 
     pub async fn post(&mut self, event: &Event) -> Message {

@@ -19,5 +19,6 @@ mod roles;
 mod server;
 mod sink;
 mod stopping;
+mod storm;
 mod system;
 mod takeover;

@@ -169,7 +169,7 @@ impl System {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let process = self.start(&self.config(&format!("[ingest]\nlisten = \"{address}\"\n{keys}\n")), "ingest");
         eventually("ingest listens", async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
-        Ingest { address, _process: process }
+        Ingest { address, process }
     }
 
     /// One value out of the database.
@@ -261,10 +261,15 @@ impl Drop for Process {
 /// Ingest, ready to be posted to.
 pub struct Ingest {
     pub address: SocketAddr,
-    _process: Process,
+    process: Process,
 }
 
 impl Ingest {
+    /// SIGKILL.
+    pub async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
     pub fn client(&self) -> Client {
         Client::new(self.address)
     }
