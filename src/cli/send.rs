@@ -2,7 +2,7 @@
 
 use super::{Context, Failure, dev, env, print, print_json, samples};
 use crate::clock;
-use crate::config::Part;
+use crate::config::{Config, ConfigError, Part};
 use crate::profile::Profile;
 use crate::signature;
 use bytes::Bytes;
@@ -100,7 +100,7 @@ impl Args {
     fn target(&self, context: &Context) -> Result<Target, Failure> {
         let company = |configured: Option<&str>| self.company.clone().or(configured.map(str::to_owned)).unwrap_or_else(|| "acme".into());
         let given = env("MINDTICKLE_WEBHOOK_SECRET");
-        match context.config(Part::Ingest) {
+        match Config::load_part(context.config.as_deref(), &env, Part::Ingest) {
             Ok(config) => {
                 let source = config.sources.first().ok_or_else(|| Failure::config("the config has no [[source]] to send to"))?;
                 let secret = source.secrets.first().map(|secret| secret.expose().clone());
@@ -112,15 +112,20 @@ impl Args {
                 })
             }
             // Without a usable config: what `sluice dev` listens on, and what it signs with.
-            Err(error) if !context.names_config() => Ok(Target {
-                url: self.url.clone().unwrap_or_else(|| format!("http://{}/webhooks/mindtickle", dev::LISTEN)),
-                profile: Profile::mindtickle(),
-                secret: given
-                    .or_else(dev::kept_secret)
-                    .ok_or_else(|| error.and("no secret to sign with either: set MINDTICKLE_WEBHOOK_SECRET, or run `sluice dev` first"))?,
-                company: company(None),
-            }),
-            Err(error) => Err(error),
+            Err(error) if !context.names_config() => {
+                if !matches!(error, ConfigError::Missing { .. }) {
+                    tracing::warn!(%error, "the config cannot be used: sending to `sluice dev`");
+                }
+                Ok(Target {
+                    url: self.url.clone().unwrap_or_else(|| format!("http://{}/webhooks/mindtickle", dev::LISTEN)),
+                    profile: Profile::mindtickle(),
+                    secret: given.or_else(dev::kept_secret).ok_or_else(|| {
+                        Failure::from(error).and("no secret to sign with either: set MINDTICKLE_WEBHOOK_SECRET, or run `sluice dev` first")
+                    })?,
+                    company: company(None),
+                })
+            }
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -17,8 +17,8 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens nothing yet. `patience` bounds each call, besides the same limits at the server's side. Unless it may be, a connection is of no
-    /// use whose commits are not on disk when they are reported.
+    /// Opens nothing yet. `patience` bounds each call, besides the same limits at the server's side. A connection whose commits are reported
+    /// before they are on disk is refused, unless `allows_asynchronous_commit`.
     pub fn new(options: PgConnectOptions, patience: Duration, allows_asynchronous_commit: bool) -> Self {
         Self { options, connection: None, patience, allows_asynchronous_commit }
     }

@@ -19,7 +19,7 @@ pub async fn register(conn: &mut PgConnection, sinks: &[Definition]) -> Result<b
     let mut tx = conn.begin().await?;
     // Two workers that start together must not both find that they are the first. An operator's open change of a sink is
     // nothing to wait for, unless this changes the same sink.
-    sqlx::query!("set local lock_timeout = '30s'").execute(&mut *tx).await?;
+    sqlx::query!("set local lock_timeout = '10s'").execute(&mut *tx).await?;
     sqlx::query!("select pg_advisory_xact_lock(hashtext('sluice.sinks'))").execute(&mut *tx).await?;
     let first = sqlx::query_scalar!(r#"select not exists (select from sluice.sinks) as "first!""#).fetch_one(&mut *tx).await?;
     for sink in sinks {

@@ -292,7 +292,14 @@ fn conclude_untried(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Box<Ite
 fn forget(shared: &Shared, pipe: &Arc<Pipe>, taken: Taken<Box<Item>>) {
     let place = taken.row.place();
     pipe.queue().tried(place, taken.suspect);
-    shared.write(Write { pipe: pipe.clone(), place, head: true, what: What::Nothing(target(pipe, &taken.row)), failed: None });
+    shared.write(Write {
+        pipe: pipe.clone(),
+        place,
+        head: true,
+        counted: false,
+        what: What::Nothing(target(pipe, &taken.row)),
+        failed: None,
+    });
 }
 
 fn return_untried(pipe: &Pipe, taken: Taken<Box<Item>>) {
@@ -338,7 +345,7 @@ fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Box<Item>>, attempts: i32,
             let later = pipe.queue().block(place, due_at);
             let worker = shared.lease.id();
             let what = What::Postpone(Postponed { target: target.clone(), worker, attempts, due_at, last_status, last_error });
-            shared.write(Write { pipe: pipe.clone(), place, head: true, what, failed });
+            shared.write(Write { pipe: pipe.clone(), place, head: true, counted: false, what, failed });
             for row in later {
                 park(shared, pipe, &row, due_at);
             }
@@ -347,14 +354,21 @@ fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Box<Item>>, attempts: i32,
         // The caller puts the row back instead.
         Decision::Rest(_) => return,
     };
-    shared.write(Write { pipe: pipe.clone(), place, head: true, what, failed });
+    shared.write(Write { pipe: pipe.clone(), place, head: true, counted: false, what, failed });
 }
 
 /// Makes a row wait for its predecessor: nothing but its due time changes.
 pub fn park(shared: &Shared, pipe: &Arc<Pipe>, row: &Row<Box<Item>>, due_at: DateTime<Utc>) {
     let (target, worker) = (target(pipe, row), shared.lease.id());
     let postponed = Postponed { target, worker, attempts: row.attempts, due_at, last_status: None, last_error: None };
-    shared.write(Write { pipe: pipe.clone(), place: row.place(), head: false, what: What::Postpone(postponed), failed: None });
+    shared.write(Write {
+        pipe: pipe.clone(),
+        place: row.place(),
+        head: false,
+        counted: false,
+        what: What::Postpone(postponed),
+        failed: None,
+    });
 }
 
 fn count(pipe: &Pipe, decision: &Decision, duration: Duration) {

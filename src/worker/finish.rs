@@ -34,6 +34,8 @@ pub struct Write {
     pub place: Place,
     /// It was at the head of its key: when this is recorded, the next one's turn has come.
     pub head: bool,
+    /// It counts towards [`Pipe::unrecorded_max`].
+    pub counted: bool,
     pub what: What,
     /// The try that failed, if one did.
     pub failed: Option<FailedTry>,
@@ -47,6 +49,18 @@ pub enum What {
 }
 
 impl Write {
+    /// Takes it into account that this outcome is to be recorded.
+    pub fn count(&mut self) {
+        self.counted = true;
+        self.pipe.unrecorded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn uncount(&mut self) {
+        if std::mem::take(&mut self.counted) {
+            self.pipe.unrecorded.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     fn target(&self) -> &Target {
         match &self.what {
             What::Finish(row) => &row.target,
@@ -124,8 +138,14 @@ async fn record(shared: &Shared, session: &mut Session, batch: Vec<Write>, wary_
         shared.wake_all();
     }
     let (mut written, mut left_out) = (Vec::with_capacity(batch.len()), Vec::new());
-    for (i, write) in batch.into_iter().enumerate() {
-        if free.as_ref().is_none_or(|free| free[i]) { written.push(write) } else { left_out.push(write) }
+    for (i, mut write) in batch.into_iter().enumerate() {
+        if free.as_ref().is_none_or(|free| free[i]) {
+            written.push(write);
+        } else {
+            // However many rows an operator holds, the others must go on.
+            write.uncount();
+            left_out.push(write);
+        }
     }
     settle(shared, written);
     if !left_out.is_empty() {
@@ -182,10 +202,10 @@ impl Write {
 }
 
 /// Tells the queues what the database holds now.
-fn settle(shared: &Shared, written: Vec<Write>) {
+fn settle(shared: &Shared, mut written: Vec<Write>) {
     for pipe in &shared.pipes {
         let mut queue = None;
-        for write in written.iter().filter(|write| Arc::ptr_eq(&write.pipe, pipe)) {
+        for write in written.iter_mut().filter(|write| Arc::ptr_eq(&write.pipe, pipe)) {
             let queue = queue.get_or_insert_with(|| pipe.queue());
             let settled = match &write.what {
                 What::Finish(_) => Settled::Done,
@@ -195,8 +215,8 @@ fn settle(shared: &Shared, written: Vec<Write>) {
             queue.settle(write.place, settled);
             if write.head {
                 queue.advance(write.place);
-                pipe.unrecorded.fetch_sub(1, Ordering::Relaxed);
             }
+            write.uncount();
         }
         if queue.take().is_some() {
             pipe.wake.notify_one();

@@ -59,9 +59,9 @@ pub enum WorkerError {
 const CONNECTIONS: u32 = 6;
 
 /// What every connection of a worker is set to, beside the planner's settings. Times are bounded, so that no lock and no
-/// forgotten transaction can hold a worker up for ever.
+/// forgotten transaction can hold a worker up for ever; a statement that the worker has given up ends with it.
 const SETTINGS: [(&str, &str); 4] =
-    [("sluice.worker", "on"), ("lock_timeout", "200ms"), ("statement_timeout", "60s"), ("idle_in_transaction_session_timeout", "30s")];
+    [("sluice.worker", "on"), ("lock_timeout", "200ms"), ("statement_timeout", "15s"), ("idle_in_transaction_session_timeout", "30s")];
 
 /// What the tasks of one worker share.
 struct Shared {
@@ -105,9 +105,9 @@ impl Shared {
     }
 
     /// Sends a row on to be recorded. The channel has no bound of its own: what is in it is held in a queue, which has.
-    fn write(&self, write: finish::Write) {
+    fn write(&self, mut write: finish::Write) {
         if write.head {
-            write.pipe.unrecorded.fetch_add(1, Ordering::Relaxed);
+            write.count();
         }
         // The finisher outlives every sender but those of an abandoned shutdown, whose outcomes are not recorded anyway.
         let _ = self.writes.send(write);

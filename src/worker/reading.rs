@@ -1,7 +1,7 @@
 //! What a queue asks of the next read, and what it learns from the answer. Pure.
 //!
-//! Fresh rows are read onwards by position. Sequences commit out of order, so each read begins a little before what has
-//! been seen, and a seldom one (the *sweep*) goes back to the last position below which nothing can appear any more.
+//! Fresh rows are read onwards by position. Sequences commit out of order, so each read begins at the floor, a position
+//! below which nothing can appear any more; a *sweep* is a read after which the floor may rise.
 
 use super::lane::DuePosition;
 use super::queue::{Key, Queue};

@@ -96,6 +96,29 @@ async fn an_operators_open_transaction_stalls_no_other_delivery_and_its_end_is_t
 }
 
 #[tokio::test]
+async fn however_many_rows_an_operators_open_transaction_holds_the_others_are_delivered() {
+    let system = System::new("open_many").await;
+    let sink = Sink::answering(200).await;
+    let worker = system.working(&system.config(&sink.config("crm", "concurrency = 1"))).await;
+    let ingest = system.ingest().await;
+    system.execute("update sluice.sinks set paused = true").await;
+    eventually("the worker knows", async || worker.log().contains("paused=true")).await;
+    for n in 0..30 {
+        ingest.client().store(&Event::of(&format!("u-{n}"), 0)).await;
+    }
+    let mut operator = system.db.begin().await.unwrap();
+    sqlx::query("update sluice.deliveries set status = 'pending'").execute(&mut *operator).await.unwrap();
+    system.execute("update sluice.sinks set paused = false").await;
+    for n in 0..5 {
+        ingest.client().store(&Event::of(&format!("v-{n}"), 0)).await;
+    }
+    eventually("the others are delivered", async || system.count("delivered").await == 5).await;
+    operator.rollback().await.unwrap();
+    system.drained(35).await;
+    sink.assert_each_once(35);
+}
+
+#[tokio::test]
 async fn a_key_whose_waiting_head_was_locked_for_a_while_keeps_its_order() {
     let (system, sink, gate, ingest, _worker) = holding("locked_head", 500, r#"retry = { initial = "1ms", cap = "1ms" }"#).await;
     let mut client = ingest.client();

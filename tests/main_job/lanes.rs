@@ -2,22 +2,12 @@
 
 use crate::client::store_rounds;
 use crate::sink::{Gate, Reply, Sink};
-use crate::system::{Process, System, eventually, holds_for};
+use crate::system::{Process, Random, System, eventually, holds_for};
 use std::path::Path;
 use std::time::Duration;
 
 /// Set for a run of some minutes: five times as much.
 const LONG: &str = "SLUICE_TEST_LONG";
-
-/// A small generator of its own, so that a run can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % bound
-    }
-}
 
 /// Starts and stops up to four workers while so many deliveries are not done; at least one is left.
 async fn come_and_go(system: &System, config: &Path, deliveries: i64, random: &mut Random) -> Vec<Process> {

@@ -6,7 +6,7 @@
 use crate::client::{Client, Event};
 use crate::private;
 use crate::sink::Sink;
-use crate::system::{Ingest, Process, System, eventually, free_port};
+use crate::system::{Ingest, Process, Random, System, eventually, free_port};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sluice::clock;
@@ -21,16 +21,6 @@ const SEED: &str = "SLUICE_TEST_SEED";
 const FAULTS: &str = "SLUICE_TEST_FAULTS";
 
 const CONCURRENCY: usize = 8;
-
-/// A small generator, so that a run can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % bound
-    }
-}
 
 /// What the provider knows: where ingest is, and what it has acknowledged.
 struct Provider {

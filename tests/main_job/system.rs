@@ -313,3 +313,14 @@ pub fn free_port() -> u16 {
         }
     }
 }
+
+/// A small generator of the tests' own, so that a run can be repeated.
+pub struct Random(pub u64);
+
+impl Random {
+    /// Less than `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
