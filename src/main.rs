@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Dev(args) => context.run(args.run(&context)),
         Command::Migrate(args) => context.run(args.run(&context)),
-        Command::Ingest => context.run(sluice::cli::ingest::run(&context)),
+        Command::Ingest => sluice::cli::ingest::run(&context),
         Command::Worker => context.run(sluice::cli::worker::run(&context)),
         Command::Send(args) => context.run(args.run(&context)),
         Command::Status(args) => context.run(args.run(&context)),

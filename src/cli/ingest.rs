@@ -1,7 +1,7 @@
 //! `sluice ingest`.
 
 use super::{Context, Failure, bind, shutdown};
-use crate::config::Part;
+use crate::config::{Config, Part};
 use crate::ingest;
 use crate::store::durability::NotDurable;
 use crate::store::migrate::SchemaError;
@@ -12,8 +12,12 @@ use sqlx::ConnectOptions;
 ///
 /// A database that cannot be reached is no reason not to start: requests are answered 503 until it is there. One that
 /// can be reached and has another schema is, and so is one that reports commits before they are on disk.
-pub async fn run(context: &Context) -> Result<(), Failure> {
+pub fn run(context: &Context) -> Result<(), Failure> {
     let config = context.config(Part::Ingest)?;
+    context.run_on(config.ingest.threads, serve(&config))
+}
+
+async fn serve(config: &Config) -> Result<(), Failure> {
     // Before anything that takes time: a signal during the start must stop it softly, too.
     let shutdown = shutdown(config.ingest.drain_timeout)?;
     if config.sources.is_empty() {
@@ -41,5 +45,5 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         None => None,
     };
     tracing::info!(listen = %config.ingest.listen, sources = config.sources.len(), "receiving");
-    ingest::run(&config, listener, ops, shutdown).await.map_err(|error| Failure::failed(error.to_string()))
+    ingest::run(config, listener, ops, shutdown).await.map_err(|error| Failure::failed(error.to_string()))
 }

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::runtime;
 
 /// A durable webhook inbox: signed events in, committed to Postgres before they are acknowledged, delivered to every sink.
 #[derive(Debug, Parser)]
@@ -82,10 +83,19 @@ impl Cli {
 }
 
 impl Context {
-    /// Runs a command on a runtime of its own.
+    /// Runs a command on a runtime of its own, with a thread for each core.
     pub fn run(&self, command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+        self.run_in(&mut runtime::Builder::new_multi_thread(), command)
+    }
+
+    /// The same with this many threads.
+    pub fn run_on(&self, threads: usize, command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+        self.run_in(runtime::Builder::new_multi_thread().worker_threads(threads), command)
+    }
+
+    fn run_in(&self, builder: &mut runtime::Builder, command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
         telemetry::init_logs(matches!(self.log_format, LogFormat::Json));
-        let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+        let runtime = builder.enable_all().build().map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
         runtime.block_on(command)
     }
 

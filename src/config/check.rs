@@ -57,6 +57,7 @@ fn ingest(raw: &raw::Ingest) -> Result<Ingest, Problem> {
         connections_max: read(&raw.connections_max, "connections_max", values::count(1..=1_000_000))?.unwrap_or(8192),
         queue_events_max: read(&raw.queue_events, "queue_events", values::count(1..=10_000_000))?.unwrap_or(8192),
         queue_bytes_max,
+        threads: read(&raw.threads, "threads", values::count(1..=64))?.unwrap_or(1),
         committers: read(&raw.committers, "committers", values::count(1..=64))?.unwrap_or(1),
         batch_events_max: read(&raw.batch_events, "batch_events", values::count(1..=100_000))?.unwrap_or(1000),
         allows_asynchronous_commit: read(&raw.asynchronous_commit, "asynchronous_commit", asynchronous)?.unwrap_or(false),

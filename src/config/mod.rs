@@ -144,6 +144,8 @@ pub struct Ingest {
     pub queue_events_max: usize,
     /// The same in bytes: `queue_bytes`, default 64 MiB.
     pub queue_bytes_max: usize,
+    /// Threads that serve requests and commit: `threads`, default 1.
+    pub threads: usize,
     /// Connections that commit: `committers`, default 1.
     pub committers: usize,
     /// Events in one commit: `batch_events`, default 1000. A batch also ends at 4 MiB.

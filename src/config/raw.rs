@@ -77,6 +77,7 @@ pub(super) struct Ingest {
     pub connections_max: Option<Item>,
     pub queue_events: Option<Item>,
     pub queue_bytes: Option<Item>,
+    pub threads: Option<Item>,
     pub committers: Option<Item>,
     pub batch_events: Option<Item>,
     pub asynchronous_commit: Option<Item>,

@@ -68,6 +68,7 @@ fn an_empty_config_is_valid_and_has_the_documented_defaults() {
     assert_eq!((ingest.header_timeout, ingest.body_timeout), (Duration::from_secs(10), Duration::from_secs(10)));
     assert_eq!((ingest.commit_timeout, ingest.drain_timeout), (Duration::from_millis(2500), Duration::from_secs(20)));
     assert_eq!((ingest.queue_events_max, ingest.queue_bytes_max, ingest.committers, ingest.batch_events_max), (8192, 64 << 20, 1, 1000));
+    assert_eq!(ingest.threads, 1);
     let worker = config.worker;
     assert_eq!((worker.ops_listen, worker.drain_timeout), (None, Duration::from_secs(20)));
     assert_eq!((worker.read_ahead, worker.poll), (4000, Duration::from_secs(1)));
@@ -100,6 +101,7 @@ fn every_key_of_the_ingest_and_the_worker_is_read() {
         connections_max = 4
         queue_events = 5
         queue_bytes = 6000000
+        threads = 2
         committers = 7
         batch_events = "${CONCURRENCY}"
         drain_timeout = "0s"
@@ -117,7 +119,7 @@ fn every_key_of_the_ingest_and_the_worker_is_read() {
     assert_eq!((ingest.header_timeout.as_secs(), ingest.body_timeout.as_secs(), ingest.commit_timeout.as_secs()), (1, 2, 3));
     assert_eq!((ingest.body_bytes_max, ingest.connections_max, ingest.queue_events_max), (2 << 20, 4, 5));
     assert_eq!((ingest.queue_bytes_max, ingest.committers, ingest.batch_events_max), (6_000_000, 7, 7));
-    assert_eq!(ingest.drain_timeout, Duration::ZERO);
+    assert_eq!((ingest.threads, ingest.drain_timeout), (2, Duration::ZERO));
     let worker = config.worker;
     assert_eq!((worker.ops_listen.unwrap().port(), worker.drain_timeout.as_secs()), (9001, 90));
     assert_eq!((worker.read_ahead, worker.poll.as_millis()), (10, 50));

@@ -129,8 +129,9 @@ impl Committer {
         };
         self.committed();
         self.metrics.batch(items.len(), clock::instant().duration_since(began), &inserted.owed);
-        if inserted.stored.contains(&true) {
-            self.wake.hint();
+        let stored = inserted.stored.iter().filter(|stored| **stored).count();
+        if stored > 0 {
+            self.wake.hint(stored);
         }
         let mut taken = Vec::new();
         for (item, stored) in items.into_iter().zip(inserted.stored) {

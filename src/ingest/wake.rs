@@ -4,11 +4,13 @@ use crate::store;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-/// Hints are at least this far apart: in a rush one hint stands for many commits.
+/// After a hint for this many events the next one waits a little: in a rush, one stands for many commits.
+const RUSH_FROM: usize = 16;
 const APART: Duration = Duration::from_millis(2);
 /// A hint that takes longer is worth nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -17,20 +19,30 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The committers' side. Cheap: it only leaves a mark.
 #[derive(Debug, Clone, Default)]
-pub struct Wake(Arc<Notify>);
+pub struct Wake(Arc<Stored>);
+
+#[derive(Debug, Default)]
+struct Stored {
+    notify: Notify,
+    /// Events since the last hint.
+    events: AtomicUsize,
+}
 
 impl Wake {
-    /// Something was stored. Any number of calls before the next hint make one.
-    pub fn hint(&self) {
-        self.0.notify_one();
+    /// So many events were stored. Any number of calls before the next hint make one.
+    pub fn hint(&self, events: usize) {
+        self.0.events.fetch_add(events, Ordering::Relaxed);
+        self.0.notify.notify_one();
     }
 
-    /// Sends hints for ever: at once when it has been quiet.
+    /// Sends hints for ever: at once, but in a rush.
     pub async fn run(self, options: PgConnectOptions) {
         let mut connection = None;
         loop {
-            self.0.notified().await;
+            self.0.notify.notified().await;
+            let events = self.0.events.swap(0, Ordering::Relaxed);
             match timeout(PATIENCE, send(&options, &mut connection)).await {
+                Ok(Ok(())) if events < RUSH_FROM => {}
                 Ok(Ok(())) => sleep(APART).await,
                 failed => {
                     // Dropped, because it may be anywhere within its protocol.

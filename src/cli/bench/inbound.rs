@@ -8,7 +8,7 @@ use super::meter::Meter;
 use super::processes::{self, Destination, Process};
 use super::report::{Figures, Unit, quantile};
 use super::sink::Sink;
-use super::{drain_patience, no_sink};
+use super::{drain_patience, no_sink, yardstick};
 use crate::cli::Failure;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -27,6 +27,7 @@ const CONNECTIONS: usize = 64;
 pub async fn ingest(lab: &Lab, plan: &Plan, figures: &mut Figures) -> Result<(), Failure> {
     let requests = sign(plan.seconds * SIGNED_PER_SECOND).await?;
     for connections in [64, 256] {
+        yardstick::again(lab, plan.seconds, figures).await?;
         let mut database = lab.database("ingest").await?;
         database.register(Destination::Null).await?;
         let (mut ingest, address) = processes::ingest(lab.folder(), database.url()).await?;
@@ -48,6 +49,7 @@ pub async fn ingest(lab: &Lab, plan: &Plan, figures: &mut Figures) -> Result<(),
 /// Ingest, a worker and an HTTP sink at once, from a fresh database; `per_second` as in [`Load`].
 pub async fn together(lab: &Lab, plan: &Plan, per_second: Option<u64>, figures: &mut Figures) -> Result<(), Failure> {
     let requests = sign(plan.together_seconds * per_second.unwrap_or(SIGNED_PER_SECOND)).await?;
+    yardstick::again(lab, plan.seconds, figures).await?;
     let sink = Sink::start(0).await.map_err(no_sink)?;
     let mut both = Both::start(lab, Destination::Http(sink.address())).await?;
     let meter = Meter::start(&mut both.database.conn).await?;

@@ -5,7 +5,7 @@ use super::meter::{Meter, fetch_cost};
 use super::processes::{self, Destination, Process};
 use super::report::{Figures, Unit};
 use super::sink::Sink;
-use super::{Plan, drain_patience, no_sink};
+use super::{Plan, drain_patience, no_sink, yardstick};
 use crate::cli::Failure;
 use crate::clock;
 use crate::store::bench;
@@ -16,6 +16,7 @@ use tokio::time::sleep;
 pub async fn drain(lab: &Lab, plan: &Plan, figures: &mut Figures) -> Result<(), Failure> {
     let sink = Sink::start(0).await.map_err(no_sink)?;
     for to in [Destination::Http(sink.address()), Destination::Null] {
+        yardstick::again(lab, plan.seconds, figures).await?;
         let mut database = filled(lab, to, plan.drain_events).await?;
         let meter = Meter::start(&mut database.conn).await?;
         let mut worker = processes::worker(lab.folder(), database.url(), to).await?;

@@ -45,7 +45,7 @@ pub struct Figure {
     pub what: String,
     pub value: f64,
     pub unit: Unit,
-    /// Of the yardstick of the same run; null: it is no rate of events, or the yardstick was not measured.
+    /// Of the yardstick, measured right before it; null: it is no rate of events, or the yardstick was not measured.
     pub ratio: Option<f64>,
 }
 
@@ -77,6 +77,10 @@ impl Figures {
     /// The rate that the others are compared with from now on.
     pub fn set_yardstick(&mut self, per_second: f64) {
         self.yardstick = Some(per_second);
+    }
+
+    pub fn has_yardstick(&self) -> bool {
+        self.yardstick.is_some()
     }
 
     pub fn into_figures(self) -> Vec<Figure> {

@@ -15,6 +15,32 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Measures it; the better of 16 and 64 clients is what the rest is compared with.
 pub async fn measure(lab: &Lab, seconds: u64, figures: &mut Figures) -> Result<(), Failure> {
+    let rates = rates(lab, seconds).await?;
+    for (clients, rate) in CLIENTS.into_iter().zip(rates) {
+        figures.add(format!("single-row insert, {clients} clients"), rate, Unit::PerSecond);
+    }
+    let best = best(rates);
+    figures.set_yardstick(best);
+    figures.rate("single-row insert, the better", best);
+    Ok(())
+}
+
+/// Measures it again, right before a rate that is compared with it: a machine's speed changes from minute to minute, and a ratio
+/// is to be taken of the same minute. Does nothing where the yardstick is not among what is measured.
+pub async fn again(lab: &Lab, seconds: u64, figures: &mut Figures) -> Result<(), Failure> {
+    if figures.has_yardstick() {
+        figures.set_yardstick(best(rates(lab, seconds.div_ceil(2)).await?));
+        lab.clean().await;
+    }
+    Ok(())
+}
+
+fn best(rates: [f64; CLIENTS.len()]) -> f64 {
+    rates.into_iter().fold(0.0, f64::max)
+}
+
+/// Inserts a second, for each number of clients.
+async fn rates(lab: &Lab, seconds: u64) -> Result<[f64; CLIENTS.len()], Failure> {
     let pgbench = find_program(std::env::var_os("PATH").as_deref(), "pgbench").ok_or_else(|| {
         Failure::failed("pgbench is not installed beside the server's binaries, nor in PATH: without it there are no ratios (Debian: postgresql-contrib)")
     })?;
@@ -22,8 +48,8 @@ pub async fn measure(lab: &Lab, seconds: u64, figures: &mut Figures) -> Result<(
     bench::create_yardstick(&mut database.conn).await.map_err(|error| Failure::database("cannot make the yardstick's table", &error))?;
     let script = lab.folder().write("yardstick.sql", bench::YARDSTICK_INSERT)?;
     let (url, password) = without_password(database.url());
-    let mut best: f64 = 0.0;
-    for clients in CLIENTS {
+    let mut rates = [0.0; CLIENTS.len()];
+    for (clients, rate) in CLIENTS.into_iter().zip(&mut rates) {
         let mut command = Command::new(&pgbench);
         command.args(["-n", "-M", "prepared", "-j", "2", "-c", &clients.to_string(), "-T", &seconds.to_string(), "-f"]);
         command.arg(&script).arg(&url).stdin(Stdio::null()).kill_on_drop(true);
@@ -33,15 +59,11 @@ pub async fn measure(lab: &Lab, seconds: u64, figures: &mut Figures) -> Result<(
         let output = tokio::time::timeout(Duration::from_secs(seconds) + PATIENCE, command.output()).await;
         let output = output.map_err(|_| Failure::failed("pgbench does not end"))?;
         let output = output.map_err(|error| Failure::failed(format!("cannot run {}: {error}", pgbench.display())))?;
-        let per_second = tps(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| {
+        *rate = tps(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| {
             Failure::failed(format!("pgbench failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
         })?;
-        figures.add(format!("single-row insert, {clients} clients"), per_second, Unit::PerSecond);
-        best = best.max(per_second);
     }
-    figures.set_yardstick(best);
-    figures.rate("single-row insert, the better", best);
-    Ok(())
+    Ok(rates)
 }
 
 /// `tps = 18234.5 (without initial connection time)`.
