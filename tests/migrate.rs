@@ -1,6 +1,8 @@
 //! `sluice migrate` on a real server: at once, killed midway, on databases of other versions.
 
+#[path = "support/private.rs"]
 mod private;
+#[path = "support/server.rs"]
 mod server;
 
 use sluice::store::migrate::{self, Error, SchemaError, State};

@@ -1,5 +1,6 @@
 //! The private Postgres for real: what is kept, and that it never outlives its program.
 
+#[path = "support/private.rs"]
 mod private;
 
 use sluice::dev::{Error, PrivatePostgres};

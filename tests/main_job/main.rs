@@ -1,24 +1,28 @@
 //! The main job, from a signed request to the sinks' receipts: real processes, real HTTP, a real Postgres, counting sinks.
+#![expect(dead_code, reason = "the support files are shared: each program uses a part of them")]
 
 mod answers;
+#[path = "../support/client.rs"]
 mod client;
 mod dead_sink;
 mod fencing;
 mod first_start;
+#[path = "../support/http.rs"]
 mod http;
 mod journey;
 mod lanes;
 mod limits;
 mod order;
 mod outage;
-#[path = "../private/mod.rs"]
+#[path = "../support/private.rs"]
 mod private;
 mod replays;
 mod roles;
-#[path = "../server/mod.rs"]
+#[path = "../support/server.rs"]
 mod server;
+#[path = "../support/sink.rs"]
 mod sink;
 mod stopping;
-mod storm;
+#[path = "../support/system.rs"]
 mod system;
 mod takeover;

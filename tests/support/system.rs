@@ -261,7 +261,7 @@ impl Drop for Process {
 /// Ingest, ready to be posted to.
 pub struct Ingest {
     pub address: SocketAddr,
-    process: Process,
+    pub process: Process,
 }
 
 impl Ingest {

@@ -1,0 +1,16 @@
+//! The fault battery: whatever dies, freezes, fills up or is cut off, nothing that was acknowledged is lost.
+#![expect(dead_code, reason = "the support files are shared: each program uses a part of them")]
+
+#[path = "../support/client.rs"]
+mod client;
+#[path = "../support/http.rs"]
+mod http;
+#[path = "../support/private.rs"]
+mod private;
+#[path = "../support/server.rs"]
+mod server;
+#[path = "../support/sink.rs"]
+mod sink;
+mod storm;
+#[path = "../support/system.rs"]
+mod system;
