@@ -14,6 +14,7 @@ pub mod config;
 pub mod delivery;
 pub mod dev;
 pub mod event;
+mod failpoint;
 pub mod ingest;
 pub mod ops;
 pub mod profile;

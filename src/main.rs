@@ -9,6 +9,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _chosen = fail::FailScenario::setup();
     let cli = Cli::parse();
     let context = cli.context();
     let result = match cli.command {

@@ -12,6 +12,7 @@ use super::recent::{Recent, Request};
 use super::wake::Wake;
 use crate::clock;
 use crate::event::NewEvent;
+use crate::failpoint::failpoint;
 use crate::store::events::Trouble;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -127,6 +128,7 @@ impl Committer {
             Ok(inserted) => inserted,
             Err(trouble) => return Err((trouble, items)),
         };
+        failpoint!("commit-done");
         self.committed();
         self.metrics.batch(items.len(), clock::instant().duration_since(began), &inserted.owed);
         let stored = inserted.stored.iter().filter(|stored| **stored).count();

@@ -1,6 +1,7 @@
 //! A committer's connection: opened when needed, dropped when in doubt. No call here waits longer than its patience.
 
 use crate::event::NewEvent;
+use crate::failpoint::failpoint;
 use crate::store::durability::{self, NotDurable};
 use crate::store::events::{self, Inserted, Trouble};
 use sqlx::postgres::PgConnectOptions;
@@ -25,6 +26,8 @@ impl Database {
 
     /// [`events::insert_batch`]. After an error the batch may be committed all the same; storing it again is harmless.
     pub async fn insert(&mut self, batch: &[&NewEvent]) -> Result<Inserted, Trouble> {
+        failpoint!("commit-begins");
+        failpoint!("commit-skipped", Ok(Inserted { stored: vec![true; batch.len()], owed: Vec::new() }));
         let patience = self.patience;
         let connection = self.connection().await?;
         let inserted = timeout(patience, events::insert_batch(connection, batch)).await;

@@ -2,6 +2,14 @@
 
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
+use std::io::ErrorKind;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// A listener that hears nothing for so long is asked whether it still hears: a connection can die without a sign.
+const QUIET: Duration = Duration::from_secs(10);
+/// For its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What another process has said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,13 +36,27 @@ impl Hints {
 
     /// The next hint. An error: the connection was lost, and hints with it.
     pub async fn next(&mut self) -> Result<Hint, sqlx::Error> {
-        let Some(notification) = self.listener.try_recv().await? else {
-            return Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()));
+        let notification = loop {
+            match timeout(QUIET, self.listener.try_recv()).await {
+                Ok(Ok(Some(notification))) => break notification,
+                Ok(Ok(None)) => return Err(sqlx::Error::Io(ErrorKind::ConnectionReset.into())),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => self.check().await?,
+            }
         };
         Ok(match (notification.channel(), notification.payload()) {
             ("sluice_wake", _) => Hint::Arrived,
             (_, "replay") => Hint::Reset,
             _ => Hint::Control,
         })
+    }
+
+    /// Whether the connection is alive. What is notified meanwhile is kept.
+    async fn check(&mut self) -> Result<(), sqlx::Error> {
+        let asked = sqlx::query!(r#"select true as "alive!""#).fetch_one(&mut self.listener);
+        match timeout(PATIENCE, asked).await {
+            Ok(alive) => alive.map(|_| ()),
+            Err(_) => Err(sqlx::Error::Io(ErrorKind::TimedOut.into())),
+        }
     }
 }

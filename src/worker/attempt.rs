@@ -6,6 +6,7 @@ use super::pipe::{Item, Pipe};
 use super::queue::{Row, Taken};
 use crate::clock;
 use crate::delivery::{Blame, Decision, Failure, Outcome, Standing, decide};
+use crate::failpoint::failpoint;
 use crate::store::deliveries::{self, FailedTry, Finished, Postponed, Target};
 use crate::store::sinks;
 use chrono::{DateTime, SubsecRound, Utc};
@@ -125,7 +126,9 @@ async fn attempt(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Box<It
     }
     let (started_at, began) = (clock::now(), clock::instant());
     let deliveries: Vec<_> = batch.iter_mut().filter_map(|taken| taken.row.item.delivery.take()).collect();
+    failpoint!("try-begins");
     let outcomes = deliver(pipe, &deliveries).await;
+    failpoint!("try-done");
     let duration = clock::instant().saturating_duration_since(began);
     pipe.metrics.attempt_seconds.record(duration.as_secs_f64());
     let tried = Tried { started_at, duration };
@@ -194,6 +197,7 @@ async fn prepare(shared: &Arc<Shared>, pipe: &Arc<Pipe>, mut batch: Vec<Taken<Bo
 
 /// The call to the sink, bounded in time and safe from its panics: one outcome a delivery.
 async fn deliver(pipe: &Pipe, deliveries: &[crate::sink::Delivery]) -> Vec<Outcome> {
+    failpoint!("try-skipped", vec![Outcome::Delivered { status: None }; deliveries.len()]);
     let all = |blame, error: String| {
         let failure = Failure { blame, status: None, error, response: None, retry_after: None };
         vec![Outcome::Failed(failure); deliveries.len()]

@@ -6,6 +6,7 @@ use super::pipe::Pipe;
 use super::queue::{Place, Settled};
 use super::session::Session;
 use crate::clock;
+use crate::failpoint::failpoint;
 use crate::store::deliveries::{self, FailedTry, Finished, Postponed, Target};
 use metrics::histogram;
 use std::sync::Arc;
@@ -147,6 +148,7 @@ async fn record(shared: &Shared, session: &mut Session, batch: Vec<Write>, wary_
             left_out.push(write);
         }
     }
+    failpoint!("record-done");
     settle(shared, written);
     if !left_out.is_empty() {
         tracing::info!(rows = left_out.len(), "an open transaction holds these rows: recording their outcomes when it ends");

@@ -3,10 +3,12 @@
 
 #[path = "../support/client.rs"]
 mod client;
+mod database_lost;
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../support/private.rs"]
 mod private;
+mod proxy;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/sink.rs"]

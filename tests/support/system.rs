@@ -12,8 +12,8 @@ use sqlx::{AssertSqlSafe, Postgres};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -36,6 +36,10 @@ pub struct System {
     files: AtomicUsize,
     /// Each process connects under the role that is meant for it.
     has_roles: AtomicBool,
+    /// Where processes connect to instead of the server.
+    detour: Mutex<Option<SocketAddr>>,
+    /// `FAILPOINTS` of processes that are started.
+    failpoints: Mutex<String>,
     // The server, where it is shared, stays until the last test has ended.
     _server: Option<Arc<Server>>,
     _room: SemaphorePermit<'static>,
@@ -70,6 +74,8 @@ impl System {
             dir: private::folder(),
             files: AtomicUsize::new(0),
             has_roles: AtomicBool::new(false),
+            detour: Mutex::default(),
+            failpoints: Mutex::default(),
             _server: server,
             _room: room,
         }
@@ -93,6 +99,22 @@ impl System {
             .await;
         }
         self.has_roles.store(true, Ordering::Relaxed);
+    }
+
+    /// Processes that are started from now on reach the server by way of this address.
+    pub fn detour(&self, address: SocketAddr) {
+        *self.detour.lock().unwrap() = Some(address);
+    }
+
+    /// Processes that are started from now on have these failpoints: see src/failpoint.rs.
+    pub fn failpoints(&self, chosen: &str) {
+        chosen.clone_into(&mut self.failpoints.lock().unwrap());
+    }
+
+    /// Where the server listens.
+    pub fn server(&self) -> SocketAddr {
+        let (_, rest) = self.url.rsplit_once('@').expect("a URL with a user");
+        rest.split(['/', '?']).next().and_then(|address| address.parse().ok()).expect("an address and a port")
     }
 
     /// The database's URL for one of the roles.
@@ -141,6 +163,11 @@ impl System {
         if self.has_roles.load(Ordering::Relaxed) {
             command.env("DATABASE_URL", self.url_of(&format!("sluice_{role}")));
         }
+        if let Some(detour) = *self.detour.lock().unwrap() {
+            let direct = if self.has_roles.load(Ordering::Relaxed) { self.url_of(&format!("sluice_{role}")) } else { self.url.clone() };
+            command.env("DATABASE_URL", direct.replace(&self.server().to_string(), &detour.to_string()));
+        }
+        command.env("FAILPOINTS", &*self.failpoints.lock().unwrap());
         let child = command.stdout(Stdio::null()).stderr(stderr).spawn().expect("it starts");
         Process { child, log }
     }
