@@ -3,12 +3,17 @@
 //! They exist only with the feature `failpoints`. The environment chooses: `FAILPOINTS="commit-done=5*off->return"` lets the
 //! point pass five times, then acts. The syntax is that of the crate `fail`.
 
-/// `failpoint!("name")` ends the process on the spot where a test chose `name`; `failpoint!("name", value)` returns the value from
-/// the function around it. Without the feature both are nothing.
+/// `failpoint!("name")` ends the process on the spot where a test chose `name`, `failpoint!("name", if condition)` only then;
+/// `failpoint!("name", value)` returns the value from the function around it. Without the feature they are nothing.
 #[cfg(feature = "failpoints")]
 macro_rules! failpoint {
     ($name:literal) => {
         fail::eval($name, |_| -> () { std::process::abort() });
+    };
+    ($name:literal, if $condition:expr) => {
+        if $condition {
+            failpoint!($name);
+        }
     };
     ($name:literal, $value:expr) => {
         fail::fail_point!($name, |_| $value);
@@ -17,7 +22,7 @@ macro_rules! failpoint {
 
 #[cfg(not(feature = "failpoints"))]
 macro_rules! failpoint {
-    ($name:literal $(, $value:expr)?) => {};
+    ($($chosen:tt)*) => {};
 }
 
 pub(crate) use failpoint;

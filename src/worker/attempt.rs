@@ -202,7 +202,11 @@ async fn deliver(pipe: &Pipe, deliveries: &[crate::sink::Delivery]) -> Vec<Outco
         let failure = Failure { blame, status: None, error, response: None, retry_after: None };
         vec![Outcome::Failed(failure); deliveries.len()]
     };
-    let call = AssertUnwindSafe(async { pipe.sink.deliver(deliveries).await }).catch_unwind();
+    let call = AssertUnwindSafe(async {
+        failpoint!("sink-poisoned", if deliveries.iter().any(|delivery| delivery.event_id.starts_with("poison")));
+        pipe.sink.deliver(deliveries).await
+    })
+    .catch_unwind();
     match tokio::time::timeout(pipe.config.timeout, call).await {
         Ok(Ok(outcomes)) if outcomes.len() == deliveries.len() => outcomes,
         Ok(Ok(_)) => all(Blame::Event, "the sink did not answer for each delivery of the batch".into()),

@@ -1,11 +1,14 @@
 //! The fault battery: whatever dies, freezes, fills up or is cut off, nothing that was acknowledged is lost.
 #![expect(dead_code, reason = "the support files are shared: each program uses a part of them")]
 
+mod checker;
 #[path = "../support/client.rs"]
 mod client;
 mod database_lost;
 #[path = "../support/http.rs"]
 mod http;
+#[cfg(feature = "failpoints")]
+mod killed_between;
 #[path = "../support/private.rs"]
 mod private;
 mod proxy;

@@ -252,6 +252,10 @@ impl Process {
         kill(Pid::from_raw(self.pid()), signal).expect("it is there");
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("its status").is_none()
+    }
+
     pub async fn wait(&mut self) -> ExitStatus {
         tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("its status")
     }
