@@ -4,6 +4,7 @@
 mod checker;
 #[path = "../support/client.rs"]
 mod client;
+mod controls;
 mod database_lost;
 #[path = "../support/http.rs"]
 mod http;
