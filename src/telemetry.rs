@@ -3,17 +3,23 @@
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
+
+/// Log lines that wait to be written. At some 200 bytes each, a few megabytes.
+const LINES_MAX: usize = 10_000;
 
 /// Sends log lines to stderr: for people, or one JSON object a line. `RUST_LOG` filters them; default `info`.
 ///
 /// The server's notices are left out by default: they may come from anybody's trigger, and say anything.
 ///
-/// Does nothing where logs are set up already.
-pub fn init_logs(json: bool) {
+/// Whoever reads them may stop reading: lines are written by a thread of their own, and are dropped beyond [`LINES_MAX`]. What is
+/// written when the guard is dropped is on its way; a reader that does not read makes that take a second. `None`: logs are set up already.
+pub fn init_logs(json: bool) -> Option<WorkerGuard> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx::postgres::notice=off"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (writer, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).finish(std::io::stderr());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A closed stderr loses the line. Without this, the report of that would panic, and take the task that logged with it.
     let lines = lines.log_internal_errors(false);
     let set = if json {
@@ -21,9 +27,7 @@ pub fn init_logs(json: bool) {
     } else {
         lines.with_ansi(std::io::stderr().is_terminal()).finish().try_init()
     };
-    if set.is_err() {
-        tracing::debug!("logs are set up already");
-    }
+    set.is_ok().then_some(guard)
 }
 
 /// Times from a fast commit to the longest timeout, in seconds.

@@ -4,6 +4,7 @@ use super::{Context, Failure, bind, env, print, samples, shutdown};
 use crate::clock;
 use crate::config::{Config, Part};
 use crate::dev::{DataDirEnv, Options, PrivatePostgres, default_data_dir};
+use crate::ingest::Keyring;
 use crate::profile::Profile;
 use crate::store::{lanes, migrate, options};
 use crate::{ingest, signature, worker};
@@ -62,7 +63,7 @@ impl Args {
             let (config, shutdown) = (config.clone(), shutdown.clone());
             async move { worker::run(&config, Some(worker_ops.0), shutdown).await }
         });
-        let received = ingest::run(&config, listener, Some(ops.0), shutdown.clone()).await;
+        let received = ingest::run(&config, &Keyring::new(&config.sources), listener, Some(ops.0), shutdown.clone()).await;
         shutdown.begin();
         let delivered = worker.await;
         if let Some(postgres) = postgres {

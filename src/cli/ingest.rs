@@ -2,11 +2,12 @@
 
 use super::{Context, Failure, bind, shutdown};
 use crate::config::{Config, Part};
-use crate::ingest;
+use crate::ingest::{self, Keyring, Replaced};
 use crate::store::durability::NotDurable;
 use crate::store::migrate::SchemaError;
 use crate::store::{durability, migrate, options};
 use sqlx::ConnectOptions;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Receives webhooks until it is told to stop.
 ///
@@ -14,10 +15,10 @@ use sqlx::ConnectOptions;
 /// can be reached and has another schema is, and so is one that reports commits before they are on disk.
 pub fn run(context: &Context) -> Result<(), Failure> {
     let config = context.config(Part::Ingest)?;
-    context.run_on(config.ingest.threads, serve(&config))
+    context.run_on(config.ingest.threads, serve(context, &config))
 }
 
-async fn serve(config: &Config) -> Result<(), Failure> {
+async fn serve(context: &Context, config: &Config) -> Result<(), Failure> {
     // Before anything that takes time: a signal during the start must stop it softly, too.
     let shutdown = shutdown(config.ingest.drain_timeout)?;
     if config.sources.is_empty() {
@@ -45,5 +46,30 @@ async fn serve(config: &Config) -> Result<(), Failure> {
         None => None,
     };
     tracing::info!(listen = %config.ingest.listen, sources = config.sources.len(), "receiving");
-    ingest::run(config, listener, ops, shutdown).await.map_err(|error| Failure::failed(error.to_string()))
+    let keyring = Keyring::new(&config.sources);
+    tokio::select! {
+        ended = ingest::run(config, &keyring, listener, ops, shutdown) => ended.map_err(|error| Failure::failed(error.to_string())),
+        failure = reload(context, &keyring) => Err(failure),
+    }
+}
+
+/// Reads the config again at each SIGHUP, for the sake of the secrets. Ends only if it cannot listen for signals.
+async fn reload(context: &Context, keyring: &Keyring) -> Failure {
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => return Failure::failed(format!("cannot listen for SIGHUP: {error}")),
+    };
+    loop {
+        hangups.recv().await;
+        match context.config(Part::Ingest) {
+            Ok(config) => {
+                let Replaced { changed, left_alone } = keyring.replace(&config.sources);
+                tracing::info!(?changed, "SIGHUP: secrets are those of the config again; all else in it needs a restart");
+                if !left_alone.is_empty() {
+                    tracing::warn!(sources = ?left_alone, "sources were added or taken away: that needs a restart");
+                }
+            }
+            Err(failure) => tracing::error!(error = failure.message, "SIGHUP: the config is wrong; the secrets stay as they are"),
+        }
+    }
 }

@@ -94,7 +94,7 @@ impl Context {
     }
 
     fn run_in(&self, builder: &mut runtime::Builder, command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-        telemetry::init_logs(matches!(self.log_format, LogFormat::Json));
+        let _logs = telemetry::init_logs(matches!(self.log_format, LogFormat::Json));
         let runtime = builder.enable_all().build().map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
         runtime.block_on(command)
     }

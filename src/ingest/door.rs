@@ -1,8 +1,10 @@
 //! One source's door: takes a request, and answers it when its event is committed.
 
 use super::answers::Answer;
+use super::keyring::Keys;
 use super::metrics::SourceMetrics;
 use super::queue::Queues;
+use super::refusals::{Change, Refusals};
 use super::verify::SignedHeaders;
 use crate::clock;
 use crate::config::Source;
@@ -10,7 +12,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
@@ -18,6 +20,8 @@ use tokio::time::timeout;
 /// See the module's documentation.
 pub struct Door {
     pub source: Source,
+    pub keys: Keys,
+    pub refusals: Mutex<Refusals>,
     pub headers: SignedHeaders,
     pub queues: Arc<Queues>,
     pub metrics: SourceMetrics,
@@ -49,9 +53,28 @@ impl Door {
                 Ok(read) => read?,
                 Err(_) => return Err(Answer::TooSlow),
             };
-            claim.verify(&self.source, payload, clock::now())?
+            let verified = claim.verify(&self.source, &self.keys.now(), payload, clock::now());
+            self.note(verified.is_ok());
+            verified?
         };
         Ok(self.queues.commit(event).await?.into())
+    }
+
+    /// Requests that cease to verify are worth a line: until somebody acts, no event comes in.
+    fn note(&self, verifies: bool) {
+        let change = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).note(verifies, clock::instant());
+        let source = &*self.source.name;
+        match change {
+            None => return,
+            Some(Change::Spike { refused, verified }) => tracing::warn!(
+                source,
+                refused,
+                verified,
+                "most requests of the last minute do not verify: if the provider's secret was rotated, add the new one to `secrets` and reload (SIGHUP)"
+            ),
+            Some(Change::Over) => tracing::info!(source, "requests verify again"),
+        }
+        self.metrics.refusals_spike(matches!(change, Some(Change::Spike { .. })));
     }
 
     /// The whole body, within the cap, and the room that it takes until it is verified: anybody can send one.

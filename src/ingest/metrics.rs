@@ -8,6 +8,7 @@ use std::time::Duration;
 /// Names of sources and of sinks become labels; nothing of a request does.
 pub struct SourceMetrics {
     requests: HashMap<&'static str, Counter>,
+    refusals_spike: Gauge,
 }
 
 impl SourceMetrics {
@@ -17,7 +18,17 @@ impl SourceMetrics {
             let outcome = answer.outcome();
             (outcome, counter!("sluice_ingest_requests_total", "source" => source.to_owned(), "outcome" => outcome))
         };
-        Self { requests: Answer::OF_SOURCE.into_iter().map(of).collect() }
+        metrics::describe_gauge!(
+            "sluice_ingest_refusals_spike",
+            "1 while most requests of a source do not verify, as after a rotated secret."
+        );
+        let refusals_spike = gauge!("sluice_ingest_refusals_spike", "source" => source.to_owned());
+        refusals_spike.set(0.0);
+        Self { requests: Answer::OF_SOURCE.into_iter().map(of).collect(), refusals_spike }
+    }
+
+    pub fn refusals_spike(&self, is_spike: bool) {
+        self.refusals_spike.set(f64::from(u8::from(is_spike)));
     }
 
     pub fn count(&self, answer: Answer) {

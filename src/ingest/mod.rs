@@ -7,9 +7,11 @@ mod committer;
 mod database;
 mod door;
 mod health;
+mod keyring;
 mod metrics;
 mod queue;
 mod recent;
+mod refusals;
 mod verify;
 mod wake;
 
@@ -18,7 +20,7 @@ use crate::server::{self, Limits};
 use crate::shutdown::Shutdown;
 use crate::store::options::{UrlError, options};
 use crate::store::ping::Ping;
-use crate::{ops, store, telemetry};
+use crate::{clock, ops, store, telemetry};
 use answers::Answer;
 use axum::Router;
 use axum::routing::post;
@@ -26,11 +28,13 @@ use committer::Committer;
 use database::Database;
 use door::{Door, receive, unverified_room};
 use health::{Commits, Health};
+pub use keyring::{Keyring, Replaced};
 use metrics::{CommitMetrics, SourceMetrics};
 use queue::{Queues, Room};
 use recent::Recent;
+use refusals::Refusals;
 use sqlx::postgres::PgConnectOptions;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -55,8 +59,14 @@ pub enum IngestError {
 /// Receives webhooks on `listener` until the shutdown begins; then finishes what is under way, for `drain_timeout` at most.
 ///
 /// `/livez`, `/readyz` and `/metrics` are served on `ops`, where given. The database need not be there yet, nor stay: without it
-/// requests are answered 503.
-pub async fn run(config: &Config, listener: TcpListener, ops: Option<TcpListener>, shutdown: Shutdown) -> Result<(), IngestError> {
+/// requests are answered 503. `keyring` holds the sources' secrets, and may be given others meanwhile.
+pub async fn run(
+    config: &Config,
+    keyring: &Keyring,
+    listener: TcpListener,
+    ops: Option<TcpListener>,
+    shutdown: Shutdown,
+) -> Result<(), IngestError> {
     server::raise_open_files_limit();
     let ingest = &config.ingest;
     let url = config.database_url.as_ref().ok_or(IngestError::NoDatabase)?.expose();
@@ -78,7 +88,7 @@ pub async fn run(config: &Config, listener: TcpListener, ops: Option<TcpListener
         committers.spawn(committer(ingest, connecting.clone(), &wake, &commits, &room).run(queue));
     }
 
-    let router = router(config, Arc::new(queues))?;
+    let router = router(config, keyring, Arc::new(queues))?;
     let limits =
         Limits { connections_max: ingest.connections_max, header_timeout: ingest.header_timeout, drain_timeout: ingest.drain_timeout };
     let waking = last.spawn(wake.run(waking));
@@ -107,22 +117,30 @@ async fn finish(committers: &mut JoinSet<()>) -> Result<(), IngestError> {
 }
 
 /// One route a source.
-fn router(config: &Config, queues: Arc<Queues>) -> Result<Router, IngestError> {
+fn router(config: &Config, keyring: &Keyring, queues: Arc<Queues>) -> Result<Router, IngestError> {
     let mut router = Router::new();
     let unverified = Arc::new(unverified_room(config.ingest.queue_bytes_max, config.ingest.body_bytes_max));
     for source in &config.sources {
-        let door = Arc::new(door(source, &config.ingest, &queues, &unverified)?);
+        let door = Arc::new(door(source, keyring, &config.ingest, &queues, &unverified)?);
         let methods = post(receive).with_state(door).fallback(|| async { Answer::NotPost });
         router = router.route(&format!("/webhooks/{}", source.name), methods);
     }
     Ok(router.fallback(|| async { Answer::NoSource }))
 }
 
-fn door(source: &Source, ingest: &Ingest, queues: &Arc<Queues>, unverified: &Arc<Semaphore>) -> Result<Door, IngestError> {
+fn door(
+    source: &Source,
+    keyring: &Keyring,
+    ingest: &Ingest,
+    queues: &Arc<Queues>,
+    unverified: &Arc<Semaphore>,
+) -> Result<Door, IngestError> {
     let headers =
         SignedHeaders::new(&source.profile).map_err(|header| IngestError::HeaderName { source_name: Arc::clone(&source.name), header })?;
     Ok(Door {
         source: source.clone(),
+        keys: keyring.of(source),
+        refusals: Mutex::new(Refusals::new(clock::instant())),
         headers,
         queues: Arc::clone(queues),
         metrics: SourceMetrics::new(&source.name),

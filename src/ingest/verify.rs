@@ -60,9 +60,9 @@ pub struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// Verifies the claim against the body. What verifies becomes an event, quarantined where it cannot be processed.
-    pub fn verify(&self, source: &Source, payload: Bytes, now: DateTime<Utc>) -> Result<NewEvent, Answer> {
-        let secrets = source.secrets.iter().map(Secret::expose).map(String::as_bytes);
+    /// Verifies the claim against the body: with `secrets`, which may be newer than those of `source`. What verifies becomes an event, quarantined where it cannot be processed.
+    pub fn verify(&self, source: &Source, secrets: &[Secret<String>], payload: Bytes, now: DateTime<Utc>) -> Result<NewEvent, Answer> {
+        let secrets = secrets.iter().map(Secret::expose).map(String::as_bytes);
         if !signature::verify(&source.profile, secrets, self.timestamp, &payload, self.signature) {
             return Err(Answer::Forbidden);
         }
@@ -164,7 +164,12 @@ mod tests {
 
     fn receive(headers: &HeaderMap, body: &str) -> Result<NewEvent, Answer> {
         let names = SignedHeaders::new(&Profile::mindtickle()).unwrap();
-        names.read(headers)?.verify(&source(), Bytes::copy_from_slice(body.as_bytes()), DateTime::from_timestamp(NOW, 0).unwrap())
+        names.read(headers)?.verify(
+            &source(),
+            &source().secrets,
+            Bytes::copy_from_slice(body.as_bytes()),
+            DateTime::from_timestamp(NOW, 0).unwrap(),
+        )
     }
 
     const BODY: &str = r#"{"event":"course.completed","companyId":"acme","data":{"userId":"u"}}"#;

@@ -13,6 +13,7 @@ mod killed_between;
 #[path = "../support/private.rs"]
 mod private;
 mod proxy;
+mod secrets;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/sink.rs"]

@@ -44,8 +44,12 @@ impl Event {
 
     /// The signed request, as of now.
     pub fn request(&self) -> Vec<u8> {
+        self.request_signed_with(SECRET)
+    }
+
+    pub fn request_signed_with(&self, secret: &str) -> Vec<u8> {
         let timestamp = clock::now().timestamp().to_string();
-        let signature = signature::sign(&Profile::mindtickle(), SECRET.as_bytes(), &timestamp, &self.body);
+        let signature = signature::sign(&Profile::mindtickle(), secret.as_bytes(), &timestamp, &self.body);
         let headers = [
             ("x-mt-webhook-signature", signature.as_str()),
             ("x-mt-webhook-timestamp", &timestamp),

@@ -131,11 +131,11 @@ impl System {
         path
     }
 
-    fn file(&self, extension: &str) -> PathBuf {
+    pub fn file(&self, extension: &str) -> PathBuf {
         self.dir.path().join(format!("{}.{extension}", self.files.fetch_add(1, Ordering::Relaxed)))
     }
 
-    fn command(&self, config: Option<&Path>, args: &[&str]) -> Command {
+    pub fn command(&self, config: Option<&Path>, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
         command.args(args).env("DATABASE_URL", &self.url).env_remove("SLUICE_CONFIG").env_remove("RUST_LOG").stdin(Stdio::null());
         // So that no config is found by chance.
@@ -194,7 +194,12 @@ impl System {
     /// The same, with these lines in `[ingest]`.
     pub async fn ingest_with(&self, keys: &str) -> Ingest {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let process = self.start(&self.config(&format!("[ingest]\nlisten = \"{address}\"\n{keys}\n")), "ingest");
+        self.ingest_at(address, &self.config(&format!("[ingest]\nlisten = \"{address}\"\n{keys}\n"))).await
+    }
+
+    /// The same, with a whole config, which says that it listens there.
+    pub async fn ingest_at(&self, address: SocketAddr, config: &Path) -> Ingest {
+        let process = self.start(config, "ingest");
         eventually("ingest listens", async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
         Ingest { address, process }
     }
