@@ -4,9 +4,11 @@ pub mod bench;
 pub mod completions;
 pub mod config;
 pub mod dev;
+pub mod erase;
 pub mod ingest;
 pub mod migrate;
 pub mod replay;
+pub mod reverify;
 mod samples;
 pub mod send;
 pub mod status;
@@ -16,6 +18,7 @@ use crate::config::{Config, ConfigError, Part};
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 use clap::{Parser, Subcommand, ValueEnum};
+use std::io::{BufRead, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +64,10 @@ pub enum Command {
     Status(status::Args),
     /// Deliver again what was given up, or what was delivered in a stretch of time
     Replay(replay::Args),
+    /// Let in requests that were kept because they did not verify, and do with the secrets of today
+    Reverify(reverify::Args),
+    /// Remove what is stored of a person
+    Erase(erase::Args),
     /// Measure this machine: single inserts by pgbench, then ingest, drain, both at once, latency and cost
     Bench(bench::Args),
     /// Look at the config
@@ -219,6 +226,17 @@ fn print_json(value: &impl serde::Serialize) {
         Ok(text) => print(&format!("{text}\n")),
         Err(error) => eprintln!("sluice: cannot write JSON: {error}"),
     }
+}
+
+/// Asks whoever sits at the terminal.
+fn confirmed(question: &str) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::failed("nobody is there to confirm it: add --yes (or --dry-run to look only)"));
+    }
+    print(&format!("{question} [y/N] "));
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::failed(format!("cannot read the answer: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Connects as the operator who typed the command, and refuses a schema that this binary does not know.

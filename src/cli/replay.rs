@@ -1,11 +1,10 @@
 //! `sluice replay`.
 
-use super::{Context, Failure, operator, print, print_json};
+use super::{Context, Failure, confirmed, operator, print, print_json};
 use crate::clock;
 use crate::config;
 use crate::store::replay::{self, Preview, Selection};
 use chrono::{DateTime, Utc};
-use std::io::{BufRead, IsTerminal};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -54,7 +53,7 @@ impl Args {
             }
             return Ok(());
         }
-        if !self.yes && !confirmed()? {
+        if !self.yes && !confirmed("deliver them again?")? {
             return Err(Failure::failed("nothing was changed"));
         }
         let replayed = replay::replay(&mut conn, &selection).await.map_err(failed)?;
@@ -74,16 +73,6 @@ fn describe(selection: &Selection, preview: &Preview) -> String {
         text += &format!(", received {} to {}", oldest.format("%Y-%m-%d %H:%M:%S UTC"), newest.format("%Y-%m-%d %H:%M:%S UTC"));
     }
     text + "\n"
-}
-
-fn confirmed() -> Result<bool, Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::failed("nobody is there to confirm it: add --yes (or --dry-run to look only)"));
-    }
-    print("deliver them again? [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::failed(format!("cannot read the answer: {error}")))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// A point in time: RFC 3339, or a duration before now.

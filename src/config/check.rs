@@ -3,7 +3,7 @@
 use super::error::Problem;
 use super::raw::{self, Item, List, Scalar};
 use super::values::{self, duration};
-use super::{Config, Ingest, Secret, Source, Worker, sinks};
+use super::{Config, Ingest, KeepUnverified, Secret, Source, Worker, sinks};
 use crate::profile::{Encoding, Part, Path, Profile};
 use serde_spanned::Spanned;
 use std::collections::HashSet;
@@ -61,7 +61,16 @@ fn ingest(raw: &raw::Ingest) -> Result<Ingest, Problem> {
         committers: read(&raw.committers, "committers", values::count(1..=64))?.unwrap_or(1),
         batch_events_max: read(&raw.batch_events, "batch_events", values::count(1..=100_000))?.unwrap_or(1000),
         allows_asynchronous_commit: read(&raw.asynchronous_commit, "asynchronous_commit", asynchronous)?.unwrap_or(false),
+        keep_unverified: raw.keep_unverified.as_ref().map(keep_unverified).transpose()?,
         drain_timeout: read(&raw.drain_timeout, "drain_timeout", duration(Duration::ZERO..=HOUR))?.unwrap_or(Duration::from_secs(20)),
+    })
+}
+
+fn keep_unverified(raw: &raw::KeepUnverified) -> Result<KeepUnverified, Problem> {
+    Ok(KeepUnverified {
+        rows_max: read(&raw.rows, "rows", values::count(1..=1_000_000))?.unwrap_or(10_000),
+        bytes_max: read(&raw.bytes, "bytes", values::size(KIB..=10 * GIB))?.unwrap_or(64 * MIB),
+        age: read(&raw.age, "age", duration(MINUTE..=YEAR))?.unwrap_or(24 * HOUR),
     })
 }
 

@@ -152,8 +152,21 @@ pub struct Ingest {
     pub batch_events_max: usize,
     /// Whether a server that reports commits before they are on disk will do: `asynchronous_commit`, "refuse" by default.
     pub allows_asynchronous_commit: bool,
+    /// Whether requests that do not verify are kept for `sluice reverify`: `keep_unverified`, off by default.
+    pub keep_unverified: Option<KeepUnverified>,
     /// After SIGTERM, for requests under way: `drain_timeout`, default 20 s.
     pub drain_timeout: Duration,
+}
+
+/// `keep_unverified`: how much is kept. Beyond it, and of bodies over 64 KiB, nothing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepUnverified {
+    /// `rows`, default 10,000.
+    pub rows_max: usize,
+    /// Of all payloads together: `bytes`, default 64 MiB.
+    pub bytes_max: usize,
+    /// `age`, default 24 h.
+    pub age: Duration,
 }
 
 /// `[worker]`: the process that delivers.

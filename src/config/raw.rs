@@ -81,7 +81,16 @@ pub(super) struct Ingest {
     pub committers: Option<Item>,
     pub batch_events: Option<Item>,
     pub asynchronous_commit: Option<Item>,
+    pub keep_unverified: Option<KeepUnverified>,
     pub drain_timeout: Option<Item>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: write keep_unverified = { rows = 10000 }")]
+pub(super) struct KeepUnverified {
+    pub rows: Option<Item>,
+    pub bytes: Option<Item>,
+    pub age: Option<Item>,
 }
 
 #[derive(Deserialize, Default)]

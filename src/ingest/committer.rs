@@ -25,7 +25,7 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// After a failure, before the next try.
 const PAUSE: Duration = Duration::from_millis(100);
 /// `events.quarantine` of an event whose id is another's.
-const CONFLICT: &str = "id already stored with another body";
+pub const CONFLICT: &str = "id already stored with another body";
 
 /// One of a few: see the module's documentation.
 pub struct Committer {

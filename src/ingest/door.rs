@@ -1,6 +1,7 @@
 //! One source's door: takes a request, and answers it when its event is committed.
 
 use super::answers::Answer;
+use super::keeper::Keeper;
 use super::keyring::Keys;
 use super::metrics::SourceMetrics;
 use super::queue::Queues;
@@ -21,6 +22,8 @@ use tokio::time::timeout;
 pub struct Door {
     pub source: Source,
     pub keys: Keys,
+    /// Where requests that do not verify are to be kept.
+    pub keeper: Option<Keeper>,
     pub refusals: Mutex<Refusals>,
     pub headers: SignedHeaders,
     pub queues: Arc<Queues>,
@@ -53,7 +56,11 @@ impl Door {
                 Ok(read) => read?,
                 Err(_) => return Err(Answer::TooSlow),
             };
+            let kept = self.keeper.as_ref().map(|keeper| (keeper, payload.clone()));
             let verified = claim.verify(&self.source, &self.keys.now(), payload, clock::now());
+            if let (Some((keeper, payload)), Err(_)) = (kept, &verified) {
+                keeper.keep(&self.source.name, payload, claim.kept_headers());
+            }
             self.note(verified.is_ok());
             verified?
         };

@@ -7,11 +7,13 @@ mod committer;
 mod database;
 mod door;
 mod health;
+mod keeper;
 mod keyring;
 mod metrics;
 mod queue;
 mod recent;
 mod refusals;
+pub mod reverify;
 mod verify;
 mod wake;
 
@@ -28,6 +30,7 @@ use committer::Committer;
 use database::Database;
 use door::{Door, receive, unverified_room};
 use health::{Commits, Health};
+use keeper::Keeper;
 pub use keyring::{Keyring, Replaced};
 use metrics::{CommitMetrics, SourceMetrics};
 use queue::{Queues, Room};
@@ -88,7 +91,16 @@ pub async fn run(
         committers.spawn(committer(ingest, connecting.clone(), &wake, &commits, &room).run(queue));
     }
 
-    let router = router(config, keyring, Arc::new(queues))?;
+    let mut keeping = None;
+    let keeper = match ingest.keep_unverified {
+        Some(bounds) => {
+            let (keeper, queue) = Keeper::new();
+            keeping = Some(last.spawn(keeper::run(queue, options(url, "sluice ingest unverified", store::unverified::SETTINGS)?, bounds)));
+            Some(keeper)
+        }
+        None => None,
+    };
+    let router = router(config, keyring, keeper.as_ref(), Arc::new(queues))?;
     let limits =
         Limits { connections_max: ingest.connections_max, header_timeout: ingest.header_timeout, drain_timeout: ingest.drain_timeout };
     let waking = last.spawn(wake.run(waking));
@@ -103,6 +115,7 @@ pub async fn run(
         () = shutdown.aborted() => {}
     }
     waking.abort();
+    keeping.inspect(|keeping| keeping.abort());
     last.begin();
     last.finish(ops::DRAIN).await;
     Ok(())
@@ -117,11 +130,11 @@ async fn finish(committers: &mut JoinSet<()>) -> Result<(), IngestError> {
 }
 
 /// One route a source.
-fn router(config: &Config, keyring: &Keyring, queues: Arc<Queues>) -> Result<Router, IngestError> {
+fn router(config: &Config, keyring: &Keyring, keeper: Option<&Keeper>, queues: Arc<Queues>) -> Result<Router, IngestError> {
     let mut router = Router::new();
     let unverified = Arc::new(unverified_room(config.ingest.queue_bytes_max, config.ingest.body_bytes_max));
     for source in &config.sources {
-        let door = Arc::new(door(source, keyring, &config.ingest, &queues, &unverified)?);
+        let door = Arc::new(door(source, keyring, keeper, &config.ingest, &queues, &unverified)?);
         let methods = post(receive).with_state(door).fallback(|| async { Answer::NotPost });
         router = router.route(&format!("/webhooks/{}", source.name), methods);
     }
@@ -131,6 +144,7 @@ fn router(config: &Config, keyring: &Keyring, queues: Arc<Queues>) -> Result<Rou
 fn door(
     source: &Source,
     keyring: &Keyring,
+    keeper: Option<&Keeper>,
     ingest: &Ingest,
     queues: &Arc<Queues>,
     unverified: &Arc<Semaphore>,
@@ -140,6 +154,7 @@ fn door(
     Ok(Door {
         source: source.clone(),
         keys: keyring.of(source),
+        keeper: keeper.cloned(),
         refusals: Mutex::new(Refusals::new(clock::instant())),
         headers,
         queues: Arc::clone(queues),

@@ -8,7 +8,7 @@ use crate::signature::{self, Timestamp};
 use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -47,6 +47,29 @@ impl SignedHeaders {
             .and_then(|value| std::str::from_utf8(value).ok())
             .filter(|value| is_traceparent(value));
         Ok(Claim { signature, timestamp, event_id, traceparent })
+    }
+}
+
+/// `payloads.headers`: with the secret, enough to verify the payload again.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeptHeaders<'a> {
+    signature: Cow<'a, str>,
+    timestamp: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    event_id: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    traceparent: Option<Cow<'a, str>>,
+}
+
+impl KeptHeaders<'_> {
+    /// What the request claimed. `None`: its timestamp is none.
+    pub fn claim(&self) -> Option<Claim<'_>> {
+        Some(Claim {
+            signature: self.signature.as_bytes(),
+            timestamp: Timestamp::parse(&self.timestamp)?,
+            event_id: self.event_id.as_deref().map(str::as_bytes),
+            traceparent: self.traceparent.as_deref(),
+        })
     }
 }
 
@@ -97,21 +120,12 @@ impl Claim<'_> {
     }
 
     /// `payloads.headers`: with the secret, enough to verify the payload again.
-    fn kept_headers(&self) -> String {
-        #[derive(Serialize)]
-        struct Kept<'a> {
-            signature: Cow<'a, str>,
-            timestamp: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            event_id: Option<String>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            traceparent: Option<&'a str>,
-        }
-        let kept = Kept {
+    pub fn kept_headers(&self) -> String {
+        let kept = KeptHeaders {
             signature: String::from_utf8_lossy(self.signature),
-            timestamp: self.timestamp.text(),
-            event_id: self.event_id.map(|id| String::from_utf8_lossy(id).into_owned()),
-            traceparent: self.traceparent,
+            timestamp: self.timestamp.text().into(),
+            event_id: self.event_id.map(String::from_utf8_lossy),
+            traceparent: self.traceparent.map(Cow::from),
         };
         serde_json::to_string(&kept).expect("strings are always JSON")
     }

@@ -27,6 +27,7 @@ grant select (seq, source, event_id, lane, type, quarantine, payload_hash) on sl
 grant select (sink) on sluice.deliveries to sluice_ingest;
 grant select (name, events, retired_at) on sluice.sinks to sluice_ingest;
 grant usage on sequence sluice.event_seq to sluice_ingest;
+grant insert (source, bytes, payload, headers), select (id, received_at, bytes), delete on sluice.unverified to sluice_ingest;
 
 -- Reads what is owed, and writes what became of it. Changes no event, and no operator's setting.
 grant select on sluice.events, sluice.payloads, sluice.deliveries, sluice.attempts, sluice.sinks, sluice.counters, sluice.workers,
@@ -43,6 +44,8 @@ grant select on sequence sluice.event_seq to sluice_worker;
 -- Reads everything but payloads.
 grant select on sluice.events, sluice.deliveries, sluice.attempts, sluice.sinks, sluice.counters, sluice.workers, sluice.lanes, sluice.audit,
                 sluice.outbox, sluice.backlog, sluice.dead_letters, sluice.sink_health, sluice.repeats to sluice_reader, sluice_operator;
+
+grant select (id, received_at, source, bytes) on sluice.unverified to sluice_reader, sluice_operator;
 
 -- Replays, sets statuses, pauses. Each leaves a row in sluice.audit.
 grant update (status) on sluice.deliveries, sluice.outbox to sluice_operator;
