@@ -10,6 +10,7 @@ mod database_lost;
 mod http;
 #[cfg(feature = "failpoints")]
 mod killed_between;
+mod people;
 #[path = "../support/private.rs"]
 mod private;
 mod proxy;

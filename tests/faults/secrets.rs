@@ -10,6 +10,7 @@ use std::process::Stdio;
 /// Ingest with its operators' port, and the config that it reads again.
 struct Stage {
     system: System,
+    keys: &'static str,
     ingest: Ingest,
     ops: SocketAddr,
     config: PathBuf,
@@ -20,21 +21,31 @@ fn address() -> SocketAddr {
 }
 
 fn write(path: &Path, [listen, ops]: [SocketAddr; 2], secrets: &str) {
+    write_with(path, [listen, ops], "", secrets);
+}
+
+/// `keys` are further lines of `[ingest]`.
+fn write_with(path: &Path, [listen, ops]: [SocketAddr; 2], keys: &str, secrets: &str) {
     let source = format!("[[source]]\nname = \"mindtickle\"\nprofile = \"mindtickle\"\nsecrets = {secrets}\n");
-    std::fs::write(path, format!("[ingest]\nlisten = \"{listen}\"\nops_listen = \"{ops}\"\n{source}")).expect("a config");
+    std::fs::write(path, format!("[ingest]\nlisten = \"{listen}\"\nops_listen = \"{ops}\"\n{keys}\n{source}")).expect("a config");
 }
 
 impl Stage {
     async fn set(name: &str, secrets: &str) -> Self {
+        Self::with(name, "", secrets).await
+    }
+
+    async fn with(name: &str, keys: &'static str, secrets: &str) -> Self {
         let system = System::new(name).await;
+        system.use_roles().await;
         let (listen, ops, config) = (address(), address(), system.file("toml"));
-        write(&config, [listen, ops], secrets);
+        write_with(&config, [listen, ops], keys, secrets);
         let ingest = system.ingest_at(listen, &config).await;
-        Self { system, ingest, ops, config }
+        Self { system, keys, ingest, ops, config }
     }
 
     fn reload(&self, secrets: &str) {
-        write(&self.config, [self.ingest.address, self.ops], secrets);
+        write_with(&self.config, [self.ingest.address, self.ops], self.keys, secrets);
         self.ingest.process.signal(Signal::SIGHUP);
     }
 
@@ -109,4 +120,38 @@ async fn a_log_that_nobody_reads_stops_nothing() {
     for n in 0..2000 {
         client.store(&Event::of("u-1", n)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_refused_in_a_botched_rotation_are_kept_within_their_bounds_and_let_in_afterwards() {
+    let stage = Stage::with("botched", "keep_unverified = { rows = 6, age = \"1h\" }", "[\"old\"]").await;
+    let kept = async || stage.system.value::<i64>("select count(*) from sluice.unverified").await;
+    // The provider has the new secret already; it sends one of them again, and somebody forges one.
+    for (id, secret) in [("a", "new"), ("b", "new"), ("a", "new"), ("forged", "guess"), ("c", "new"), ("d", "new")] {
+        assert_eq!(stage.status(id, secret).await, 403);
+    }
+    eventually("they are kept", async || kept().await == 6).await;
+    assert_eq!(stage.status("beyond", "new").await, 403);
+    eventually("what does not fit is counted", async || {
+        stage.metrics().await.contains("sluice_ingest_unverified_total{outcome=\"dropped\"} 1")
+    })
+    .await;
+
+    let reverify = async |args: &[&str]| {
+        let output = stage.system.run_with(Some(&stage.config), &[&["reverify"], args].concat()).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    stage.reload("[\"new\", \"old\"]");
+    eventually("the new secret counts", async || stage.status("c", "new").await == 200).await;
+    assert_eq!(reverify(&["--dry-run"]).await, "5 would be let in; 1 do not verify\n");
+    let expected = "3 let in, 2 were stored already, 0 quarantined as conflicts; 1 do not verify\n";
+    assert_eq!(reverify(&[]).await, expected);
+    assert_eq!(kept().await, 1, "the forged one stays until its time is over");
+    let stored =
+        "select string_agg(e.event_id, ' ' order by e.event_id) from sluice.events e join sluice.payloads p on p.event_seq = e.seq";
+    assert_eq!(stage.system.value::<String>(stored).await, "a b c d");
+    assert_eq!(stage.system.value::<i64>("select rows from sluice.audit where what = 'requests let in'").await, 5);
+    // Let in once, they are not let in again.
+    assert_eq!(reverify(&["--json"]).await.matches("\"left\": 1").count() + reverify(&["--json"]).await.matches("\"left\":1").count(), 1);
 }

@@ -25,6 +25,8 @@ pub enum Reply {
     Status(u16),
     /// With further header lines, each ended by CRLF.
     With(u16, &'static str),
+    /// With this as its body.
+    Saying(u16, &'static str),
     /// Once the gate lets it through.
     After(Gate, u16),
 }
@@ -193,17 +195,18 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
             (ledger.receipts.len() - 1, of_event)
         };
         let script = Arc::clone(&*state.script.lock().unwrap());
-        let (status, headers) = match script(&Try { event_id: &event_id, of_event, of_all: line + 1 }) {
-            Reply::Status(status) => (status, ""),
-            Reply::With(status, headers) => (status, headers),
+        let (status, headers, body) = match script(&Try { event_id: &event_id, of_event, of_all: line + 1 }) {
+            Reply::Status(status) => (status, "", "ok"),
+            Reply::Saying(status, body) => (status, "", body),
+            Reply::With(status, headers) => (status, headers, "ok"),
             Reply::After(gate, status) => {
                 gate.pass().await;
-                (status, "")
+                (status, "", "ok")
             }
         };
         // Noted before it is sent, so that what the worker knows is in the ledger.
         state.ledger.lock().unwrap().receipts[line].answered = Some((clock::instant(), status));
-        let answer = format!("HTTP/1.1 {status} Whatever\r\ncontent-length: 2\r\n{headers}\r\nok");
+        let answer = format!("HTTP/1.1 {status} Whatever\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len());
         if wire.send(answer.as_bytes()).await.is_err() {
             return;
         }

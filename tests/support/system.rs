@@ -38,6 +38,8 @@ pub struct System {
     has_roles: AtomicBool,
     /// Where processes connect to instead of the server.
     detour: Mutex<Option<SocketAddr>>,
+    /// Processes log all that they can.
+    is_verbose: AtomicBool,
     /// `FAILPOINTS` of processes that are started.
     failpoints: Mutex<String>,
     // The server, where it is shared, stays until the last test has ended.
@@ -75,6 +77,7 @@ impl System {
             files: AtomicUsize::new(0),
             has_roles: AtomicBool::new(false),
             detour: Mutex::default(),
+            is_verbose: AtomicBool::new(false),
             failpoints: Mutex::default(),
             _server: server,
             _room: room,
@@ -109,6 +112,11 @@ impl System {
     /// Processes that are started from now on have these failpoints: see src/failpoint.rs.
     pub fn failpoints(&self, chosen: &str) {
         chosen.clone_into(&mut self.failpoints.lock().unwrap());
+    }
+
+    /// Processes that are started from now on log all that they can.
+    pub fn verbose(&self) {
+        self.is_verbose.store(true, Ordering::Relaxed);
     }
 
     /// Where the server listens.
@@ -166,6 +174,9 @@ impl System {
         if let Some(detour) = *self.detour.lock().unwrap() {
             let direct = if self.has_roles.load(Ordering::Relaxed) { self.url_of(&format!("sluice_{role}")) } else { self.url.clone() };
             command.env("DATABASE_URL", direct.replace(&self.server().to_string(), &detour.to_string()));
+        }
+        if self.is_verbose.load(Ordering::Relaxed) {
+            command.env("RUST_LOG", "debug");
         }
         command.env("FAILPOINTS", &*self.failpoints.lock().unwrap());
         let child = command.stdout(Stdio::null()).stderr(stderr).spawn().expect("it starts");
