@@ -6,6 +6,7 @@ mod checker;
 mod client;
 mod controls;
 mod database_lost;
+mod exhaustion;
 #[path = "../support/http.rs"]
 mod http;
 #[cfg(feature = "failpoints")]

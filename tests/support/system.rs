@@ -40,6 +40,8 @@ pub struct System {
     detour: Mutex<Option<SocketAddr>>,
     /// Processes log all that they can.
     is_verbose: AtomicBool,
+    /// Open files that a process may have; 0: as many as it likes.
+    descriptors_max: AtomicUsize,
     /// `FAILPOINTS` of processes that are started.
     failpoints: Mutex<String>,
     // The server, where it is shared, stays until the last test has ended.
@@ -78,6 +80,7 @@ impl System {
             has_roles: AtomicBool::new(false),
             detour: Mutex::default(),
             is_verbose: AtomicBool::new(false),
+            descriptors_max: AtomicUsize::new(0),
             failpoints: Mutex::default(),
             _server: server,
             _room: room,
@@ -119,6 +122,11 @@ impl System {
         self.is_verbose.store(true, Ordering::Relaxed);
     }
 
+    /// Processes that are started from now on may have so many open files.
+    pub fn descriptors_max(&self, count: usize) {
+        self.descriptors_max.store(count, Ordering::Relaxed);
+    }
+
     /// Where the server listens.
     pub fn server(&self) -> SocketAddr {
         let (_, rest) = self.url.rsplit_once('@').expect("a URL with a user");
@@ -144,7 +152,15 @@ impl System {
     }
 
     pub fn command(&self, config: Option<&Path>, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+        let binary = env!("CARGO_BIN_EXE_sluice");
+        let mut command = match self.descriptors_max.load(Ordering::Relaxed) {
+            0 => Command::new(binary),
+            count => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &count.to_string(), binary]);
+                shell
+            }
+        };
         command.args(args).env("DATABASE_URL", &self.url).env_remove("SLUICE_CONFIG").env_remove("RUST_LOG").stdin(Stdio::null());
         // So that no config is found by chance.
         command.current_dir(self.dir.path()).kill_on_drop(true);
