@@ -63,9 +63,9 @@ async fn beyond_connections_max_clients_wait_until_idle_ones_are_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_descriptors_left_ingest_serves_those_it_has_and_recovers_by_itself() {
     let system = System::new("descriptors").await;
-    system.descriptors_max(64);
+    system.descriptors_max(Some(64));
     let ingest = system.ingest_with("header_timeout = \"2s\"").await;
-    system.descriptors_max(0);
+    system.descriptors_max(None);
     let mut client = ingest.client();
     client.store(&Event::of("u-1", 0)).await;
     let idle: Vec<_> = futures_util::future::join_all((0..100).map(|_| TcpStream::connect(ingest.address))).await;

@@ -1,6 +1,7 @@
 //! The fault battery: whatever dies, freezes, fills up or is cut off, nothing that was acknowledged is lost.
 #![expect(dead_code, reason = "the support files are shared: each program uses a part of them")]
 
+mod addresses;
 mod checker;
 #[path = "../support/client.rs"]
 mod client;

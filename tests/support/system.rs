@@ -9,6 +9,7 @@ use sluice::clock;
 use sluice::store::roles;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Postgres};
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
@@ -38,12 +39,10 @@ pub struct System {
     has_roles: AtomicBool,
     /// Where processes connect to instead of the server.
     detour: Mutex<Option<SocketAddr>>,
-    /// Processes log all that they can.
-    is_verbose: AtomicBool,
-    /// Open files that a process may have; 0: as many as it likes.
-    descriptors_max: AtomicUsize,
-    /// `FAILPOINTS` of processes that are started.
-    failpoints: Mutex<String>,
+    /// Further variables in the environment of processes.
+    env: Mutex<BTreeMap<String, String>>,
+    /// What processes are started by: a program and its arguments, before the binary.
+    by: Mutex<Vec<String>>,
     // The server, where it is shared, stays until the last test has ended.
     _server: Option<Arc<Server>>,
     _room: SemaphorePermit<'static>,
@@ -79,9 +78,8 @@ impl System {
             files: AtomicUsize::new(0),
             has_roles: AtomicBool::new(false),
             detour: Mutex::default(),
-            is_verbose: AtomicBool::new(false),
-            descriptors_max: AtomicUsize::new(0),
-            failpoints: Mutex::default(),
+            env: Mutex::default(),
+            by: Mutex::default(),
             _server: server,
             _room: room,
         }
@@ -112,19 +110,34 @@ impl System {
         *self.detour.lock().unwrap() = Some(address);
     }
 
+    /// Processes that are started from now on have this in their environment.
+    pub fn set_env(&self, name: &str, value: &str) {
+        self.env.lock().unwrap().insert(name.into(), value.into());
+    }
+
     /// Processes that are started from now on have these failpoints: see src/failpoint.rs.
     pub fn failpoints(&self, chosen: &str) {
-        chosen.clone_into(&mut self.failpoints.lock().unwrap());
+        self.set_env("FAILPOINTS", chosen);
     }
 
     /// Processes that are started from now on log all that they can.
     pub fn verbose(&self) {
-        self.is_verbose.store(true, Ordering::Relaxed);
+        self.set_env("RUST_LOG", "debug");
     }
 
-    /// Processes that are started from now on may have so many open files.
-    pub fn descriptors_max(&self, count: usize) {
-        self.descriptors_max.store(count, Ordering::Relaxed);
+    /// Processes that are started from now on may have so many open files; `None`: as many as they like.
+    pub fn descriptors_max(&self, count: Option<usize>) {
+        let script = "ulimit -n \"$0\" && exec \"$@\"";
+        *self.by.lock().unwrap() = count.map_or_else(Vec::new, |count| ["sh", "-c", script, &count.to_string()].map(String::from).to_vec());
+    }
+
+    /// Processes that are started from now on ask this server for names. Only for root.
+    pub fn resolve_by(&self, server: &str) {
+        let file = self.file("resolv");
+        std::fs::write(&file, format!("nameserver {server}\noptions timeout:1 attempts:1\n")).expect("a file");
+        let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        let by = ["unshare", "--mount", "sh", "-c", script, file.to_str().expect("UTF-8")];
+        *self.by.lock().unwrap() = by.map(String::from).to_vec();
     }
 
     /// Where the server listens.
@@ -152,15 +165,10 @@ impl System {
     }
 
     pub fn command(&self, config: Option<&Path>, args: &[&str]) -> Command {
-        let binary = env!("CARGO_BIN_EXE_sluice");
-        let mut command = match self.descriptors_max.load(Ordering::Relaxed) {
-            0 => Command::new(binary),
-            count => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &count.to_string(), binary]);
-                shell
-            }
-        };
+        let mut by = self.by.lock().unwrap().clone();
+        by.push(env!("CARGO_BIN_EXE_sluice").into());
+        let mut command = Command::new(&by[0]);
+        command.args(&by[1..]);
         command.args(args).env("DATABASE_URL", &self.url).env_remove("SLUICE_CONFIG").env_remove("RUST_LOG").stdin(Stdio::null());
         // So that no config is found by chance.
         command.current_dir(self.dir.path()).kill_on_drop(true);
@@ -191,10 +199,7 @@ impl System {
             let direct = if self.has_roles.load(Ordering::Relaxed) { self.url_of(&format!("sluice_{role}")) } else { self.url.clone() };
             command.env("DATABASE_URL", direct.replace(&self.server().to_string(), &detour.to_string()));
         }
-        if self.is_verbose.load(Ordering::Relaxed) {
-            command.env("RUST_LOG", "debug");
-        }
-        command.env("FAILPOINTS", &*self.failpoints.lock().unwrap());
+        command.envs(&*self.env.lock().unwrap());
         let child = command.stdout(Stdio::null()).stderr(stderr).spawn().expect("it starts");
         Process { child, log }
     }
