@@ -1,5 +1,7 @@
 //! Serves a router over HTTP/1.1, with a limit on everything: connections, the time for a request's head, the time to stop.
 
+mod patience;
+
 use crate::shutdown::Shutdown;
 use axum::Router;
 use axum::body::Body;
@@ -9,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use patience::Patience;
 use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::pin::Pin;
@@ -26,7 +29,8 @@ use tower::Service;
 pub struct Limits {
     /// Connections open at once; further ones wait in the listen queue.
     pub connections_max: usize,
-    /// For the whole head of a request. Also how long an idle connection is kept.
+    /// For the whole head of a request. Also how long a connection is kept on which nothing moves: an idle one, or one whose client
+    /// does not read its answers.
     pub header_timeout: Duration,
     /// For requests under way, once the shutdown has begun.
     pub drain_timeout: Duration,
@@ -131,7 +135,7 @@ impl Connection {
             .max_buf_size(HEAD_BYTES_MAX)
             // A client that is done sending may close its half and still read its answer.
             .half_close(true)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Patience::new(stream, header_timeout)), service);
         let mut begun = std::pin::pin!(shutdown.begun());
         let mut stopping = false;
         let ended = std::future::poll_fn(|cx| {
@@ -146,7 +150,7 @@ impl Connection {
         })
         .await;
         if ended.is_ok() {
-            close(connection.into_parts().io.into_inner(), refused.load(Ordering::Relaxed)).await;
+            close(connection.into_parts().io.into_inner().into_inner(), refused.load(Ordering::Relaxed)).await;
         }
     }
 }

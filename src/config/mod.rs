@@ -132,7 +132,8 @@ pub struct Ingest {
     pub ops_listen: Option<SocketAddr>,
     /// Largest request body, in bytes: `body_max`, default 1 MiB.
     pub body_bytes_max: usize,
-    /// For the whole request head: `header_timeout`, default 10 s. Also how long an idle connection is kept.
+    /// For the whole request head: `header_timeout`, default 10 s. Also how long a connection is kept that is idle, or whose client does
+    /// not read its answers.
     pub header_timeout: Duration,
     /// For the whole body: `body_timeout`, default 10 s.
     pub body_timeout: Duration,
