@@ -13,6 +13,7 @@ mod http;
 #[cfg(feature = "failpoints")]
 mod killed_between;
 mod people;
+mod inputs;
 #[path = "../support/private.rs"]
 mod private;
 mod proxy;
