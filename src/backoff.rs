@@ -36,12 +36,32 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn any_backoff() -> impl Strategy<Value = Backoff> {
+        (0u64..100_000, 1.0f64..100.0, 0u64..10_000_000).prop_map(|(initial_ms, factor, cap_ms)| Backoff {
+            initial: Duration::from_millis(initial_ms),
+            factor,
+            cap: Duration::from_millis(cap_ms),
+        })
+    }
+
     proptest! {
         #[test]
-        fn the_wait_never_passes_the_cap_and_its_bound_never_shrinks(failures in 0u32..5000, jitter in 0.0f64..1.0, initial_ms in 0u64..100_000, factor in 1.0f64..10.0, cap_ms in 0u64..10_000_000) {
-            let backoff = Backoff { initial: Duration::from_millis(initial_ms), factor, cap: Duration::from_millis(cap_ms) };
-            prop_assert!(backoff.delay(failures, jitter) <= backoff.cap);
-            prop_assert!(backoff.bound(failures) <= backoff.bound(failures + 1));
+        fn the_wait_never_passes_its_bound_nor_the_bound_the_cap_and_no_bound_is_smaller_than_the_one_before(
+            backoff in any_backoff(), failures in prop_oneof![0u32..60, any::<u32>()], jitter in 0.0f64..1.0,
+        ) {
+            let bound = backoff.bound(failures);
+            prop_assert!(backoff.delay(failures, jitter) <= bound && bound <= backoff.cap);
+            prop_assert!(bound <= backoff.bound(failures.saturating_add(1)));
+            prop_assert!(bound >= backoff.initial.min(backoff.cap));
+        }
+
+        #[test]
+        fn full_jitter_reaches_from_nothing_to_the_bound_evenly(backoff in any_backoff(), failures in 1u32..60, jitter in 0.0f64..0.5) {
+            prop_assert_eq!(backoff.delay(failures, 0.0), Duration::ZERO);
+            prop_assert_eq!(backoff.delay(failures, 1.0), backoff.bound(failures));
+            // Twice the jitter is twice the wait, but for rounding.
+            let (once, twice) = (backoff.delay(failures, jitter), backoff.delay(failures, 2.0 * jitter));
+            prop_assert!((once * 2).abs_diff(twice) <= Duration::from_micros(1));
         }
     }
 

@@ -111,6 +111,8 @@ const REST_MIN: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::option;
+    use proptest::prelude::*;
 
     const RESTING: Standing = Standing { resting: true, others_succeed: false };
 
@@ -164,5 +166,86 @@ mod tests {
     fn a_rate_limit_without_a_wait_does_not_become_a_busy_loop() {
         let zero = decide(&failed(Blame::RateLimit, Some(0)), 1, &policy(), Standing::default(), 0.5);
         assert_eq!(zero, Decision::Rest(REST_MIN));
+    }
+
+    fn any_wait() -> impl Strategy<Value = Duration> {
+        (0u64..10_000_000).prop_map(Duration::from_millis)
+    }
+
+    fn any_outcome() -> impl Strategy<Value = Outcome> {
+        let blame = prop::sample::select(vec![Blame::Event, Blame::Sink, Blame::RateLimit, Blame::Refused, Blame::Permanent]);
+        let failed = (blame, option::of(any_wait())).prop_map(|(blame, retry_after)| {
+            Outcome::Failed(Failure { blame, status: None, error: "x".into(), response: None, retry_after })
+        });
+        prop_oneof![
+            1 => Just(Outcome::Delivered { status: Some(200) }),
+            1 => Just(Outcome::Skipped { reason: "x".into() }),
+            18 => failed,
+        ]
+    }
+
+    fn any_standing() -> impl Strategy<Value = Standing> {
+        any::<(bool, bool)>().prop_map(|(resting, others_succeed)| Standing { resting, others_succeed })
+    }
+
+    fn any_policy() -> impl Strategy<Value = Policy> {
+        (1u32..20, any_wait(), 1.0f64..100.0, any_wait(), any_wait(), any_wait()).prop_map(
+            |(max_attempts, initial, factor, cap, rest, retry_after_max)| Policy {
+                max_attempts,
+                backoff: Backoff { initial, factor, cap },
+                rest,
+                retry_after_max,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_decision_has_its_cause_and_its_wait_is_bounded_by_the_policy(
+            outcome in any_outcome(), attempt in 1u32..40, policy in any_policy(), standing in any_standing(), jitter in 0.0f64..1.0,
+        ) {
+            let decision = decide(&outcome, attempt, &policy, standing, jitter);
+            let Outcome::Failed(failure) = &outcome else {
+                let delivered = matches!(outcome, Outcome::Delivered { .. });
+                prop_assert_eq!(decision, if delivered { Decision::Delivered } else { Decision::Skipped });
+                return Ok(());
+            };
+            let asked = failure.retry_after.map(|after| after.min(policy.retry_after_max));
+            let last = attempt >= policy.max_attempts;
+            match decision {
+                Decision::Delivered | Decision::Skipped => prop_assert!(false, "a failure is no success"),
+                Decision::Dead => prop_assert!(failure.blame == Blame::Permanent || last),
+                Decision::Retry(wait) => {
+                    prop_assert!(failure.blame != Blame::Permanent && !last);
+                    prop_assert!(wait >= asked.unwrap_or_default() && wait <= policy.backoff.cap.max(asked.unwrap_or_default()));
+                }
+                Decision::Rest(wait) => {
+                    prop_assert!(matches!(failure.blame, Blame::RateLimit | Blame::Refused) || failure.blame == Blame::Sink && standing.resting);
+                    prop_assert!(!standing.others_succeed);
+                    prop_assert_eq!(wait, asked.unwrap_or(policy.rest).max(REST_MIN));
+                }
+            }
+        }
+
+        #[test]
+        fn whatever_its_tries_bring_a_delivery_is_charged_no_more_than_its_attempts_and_dies_of_nothing_else(
+            tries in prop::collection::vec((any_outcome(), any_standing()), 1..60), policy in any_policy(), jitter in 0.0f64..1.0,
+        ) {
+            let mut attempts = 0;
+            for (outcome, standing) in tries {
+                match decide(&outcome, attempts + 1, &policy, standing, jitter) {
+                    Decision::Rest(_) => {}
+                    Decision::Retry(_) => attempts += 1,
+                    Decision::Dead => {
+                        attempts += 1;
+                        let permanent = matches!(outcome, Outcome::Failed(Failure { blame: Blame::Permanent, .. }));
+                        prop_assert!(permanent || attempts == policy.max_attempts);
+                        return Ok(());
+                    }
+                    Decision::Delivered | Decision::Skipped => return Ok(()),
+                }
+                prop_assert!(attempts < policy.max_attempts, "it goes on, so there is an attempt left");
+            }
+        }
     }
 }

@@ -92,6 +92,73 @@ fn decode(encoding: Encoding, signature: &[u8]) -> Option<[u8; MAC_BYTES]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    fn in_base64() -> Profile {
+        Profile { encoding: Encoding::Base64, ..Profile::mindtickle() }
+    }
+
+    /// `bytes` with one bit turned.
+    fn flipped(bytes: &[u8], at: Index) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        let bit = at.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_signed_verifies_and_with_any_single_bit_turned_it_does_not(
+            secret in vec(any::<u8>(), 1..100), number in "[0-9]{1,18}", body in vec(any::<u8>(), 1..200), at: Index, base64: bool,
+        ) {
+            let profile = if base64 { in_base64() } else { Profile::mindtickle() };
+            let timestamp = Timestamp::parse(&number).unwrap();
+            let signature = sign(&profile, &secret, &number, &body);
+            let verify = |secret: &[u8], timestamp, body: &[u8], signature: &[u8]| verify(&profile, [secret], timestamp, body, signature);
+            prop_assert!(verify(&secret, timestamp, &body, signature.as_bytes()));
+            prop_assert!(!verify(&flipped(&secret, at), timestamp, &body, signature.as_bytes()));
+            prop_assert!(!verify(&secret, timestamp, &flipped(&body, at), signature.as_bytes()));
+            let mac = flipped(&decode(profile.encoding, signature.as_bytes()).unwrap(), at);
+            let other = if base64 { STANDARD.encode(&mac) } else { hex::encode(&mac) };
+            prop_assert!(!verify(&secret, timestamp, &body, other.as_bytes()));
+            // A bit of the text: what is left is another digit, the same one in the other case, or none.
+            let other = flipped(signature.as_bytes(), at);
+            let same_bytes = !base64 && other.eq_ignore_ascii_case(signature.as_bytes());
+            prop_assert_eq!(verify(&secret, timestamp, &body, &other), same_bytes);
+            let number = String::from_utf8(flipped(number.as_bytes(), at)).unwrap_or_default();
+            prop_assert!(Timestamp::parse(&number).is_none_or(|other| !verify(&secret, other, &body, signature.as_bytes())));
+        }
+
+        #[test]
+        fn a_header_of_any_bytes_verifies_only_where_it_is_the_signature(header in vec(any::<u8>(), 0..100), text in "[0-9a-fA-F+/=]{43,66}") {
+            for profile in [Profile::mindtickle(), in_base64()] {
+                let signature = sign(&profile, b"s3cret", "1", b"{}");
+                for header in [&header, text.as_bytes(), &[signature.as_bytes(), &header].concat()] {
+                    let is_it = header == signature.as_bytes();
+                    prop_assert_eq!(verify(&profile, [b"s3cret".as_slice()], Timestamp::parse("1").unwrap(), b"{}", header), is_it);
+                }
+            }
+        }
+
+        #[test]
+        fn a_timestamp_is_up_to_18_digits_is_kept_as_it_came_and_never_overflows(digits in "[0-9]{0,25}", text in ".{0,20}") {
+            for text in [digits, text] {
+                let valid = (1..=18).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+                let parsed = Timestamp::parse(&text);
+                prop_assert_eq!(parsed.map(|timestamp| timestamp.text()), valid.then_some(text.as_str()));
+                prop_assert!(parsed.is_none_or(|timestamp| (0..10_i64.pow(18)).contains(&timestamp.unix_ms())));
+            }
+        }
+
+        #[test]
+        fn seconds_and_milliseconds_are_told_apart_from_1973_until_5138(seconds in 100_000_000_i64..100_000_000_000, ms in 0_i64..1000, zeros in "0{0,4}") {
+            let exactly = seconds * 1000 + ms;
+            prop_assert_eq!(Timestamp::parse(&format!("{zeros}{seconds}")).unwrap().unix_ms(), seconds * 1000);
+            prop_assert_eq!(Timestamp::parse(&format!("{zeros}{exactly}")).unwrap().unix_ms(), exactly);
+        }
+    }
 
     #[test]
     fn a_timestamp_is_digits_and_nothing_else() {

@@ -183,7 +183,7 @@ mod tests {
         }
 
         #[test]
-        fn any_value_is_put_in_as_it_is(value in ".*", before in "[a-z]*", after in "[a-z}]*") {
+        fn any_value_is_put_in_as_it_is_whatever_it_refers_to(value in "([${}:-]|X|A|file:/run/secret){0,12}|.*", before in "[a-z]*", after in "[a-z}]*") {
             let env = |_: &str| Some(value.clone());
             let found = expand(&format!("{before}${{X}}{after}"), &Lookup { env: &env, file: &file });
             prop_assert_eq!(found, Ok(format!("{before}{value}{after}")));
@@ -192,6 +192,13 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in "([${}:-]|file|A|é){0,30}|.*") {
             let _ = expanded(&text);
+        }
+
+        #[test]
+        fn an_error_repeats_neither_what_was_put_in_nor_what_is_no_name(text in "(hunter 2|\\$\\{X\\}|\\$\\{X|\\$\\{UNSET|[${}: -]){0,10}") {
+            let env = |name: &str| (name == "X").then(|| "hunter 2".to_owned());
+            let found = expand(&text, &Lookup { env: &env, file: &file });
+            prop_assert!(!found.is_err_and(|error| error.contains("hunter 2")));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The config as its users meet it: through [`Config::load`] and [`Config::parse`].
 
 mod mistakes;
+mod properties;
 
 use super::*;
 use crate::profile::{Encoding, Part, Profile};
@@ -226,15 +227,4 @@ fn the_file_is_the_one_asked_for_then_the_environments_and_its_absence_says_how_
     assert!(matches!(Config::load(Some(folder.path()), &env), Err(ConfigError::Unreadable { .. })));
     std::fs::write(&asked, "x = 1").unwrap();
     assert!(Config::load(Some(&asked), &env).unwrap_err().to_string().contains("asked.toml:1:1: "));
-}
-
-proptest::proptest! {
-    #[test]
-    fn no_text_makes_the_config_panic(text in ".*", value in "[-0-9a-z${}:.\"\\[\\]= é]{0,20}") {
-        let _ = parse(&text);
-        for key in ["url", "timeout", "rate", "allow", "headers", "retry", "events", "signing_secret"] {
-            let _ = parse(&http(&format!("{key} = {value}")));
-            let _ = parse(&sink(&format!("kind = \"http\"\n{key} = '{value}'")));
-        }
-    }
 }

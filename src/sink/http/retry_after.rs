@@ -70,16 +70,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_a_sink_can_send_panics_or_passes_the_limit(value in ".{0,60}", at in 0i64..4_000_000_000) {
+        fn nothing_that_a_sink_can_send_panics_or_passes_the_limit(
+            value in "[0-9]{1,30}|[A-Za-z]{3,9},? [0-9]{1,2}[ -][A-Z][a-z]{2}[ -][0-9]{2,5} [0-9]{2}:[0-9]{2}:[0-9]{2} ?(GMT)?|.{0,60}",
+            at in 0i64..4_000_000_000,
+        ) {
             let now = Utc.timestamp_opt(at, 0).unwrap();
             prop_assert!(parse(&value, now).is_none_or(|wait| wait <= WAIT_MAX));
         }
 
         #[test]
-        fn a_date_is_as_far_as_it_says(at in 0i64..4_000_000_000, wait in 0u64..31_000_000) {
-            let now = Utc.timestamp_opt(at, 0).unwrap();
-            let date = httpdate::fmt_http_date(std::time::SystemTime::from(now) + Duration::from_secs(wait));
-            prop_assert_eq!(parse(&date, now), Some(Duration::from_secs(wait)));
+        fn seconds_are_as_long_as_they_say_up_to_the_limit(seconds: u64, zeros in "0{0,5}", blanks in "[ \t]{0,3}") {
+            let expected = Duration::from_secs(seconds).min(WAIT_MAX);
+            prop_assert_eq!(parse(&format!("{blanks}{zeros}{seconds}{blanks}"), now()), Some(expected));
+        }
+
+        #[test]
+        fn a_date_in_any_of_its_forms_is_as_far_as_it_says(at in 0i64..2_000_000_000, wait in 0i64..31_000_000) {
+            let (now, date) = (Utc.timestamp_opt(at, 0).unwrap(), Utc.timestamp_opt(at + wait, 0).unwrap());
+            for form in ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"] {
+                let value = date.format(form).to_string();
+                prop_assert_eq!(parse(&value, now), Some(Duration::from_secs(wait as u64)), "{}", value);
+                prop_assert_eq!(parse(&value, date), Some(Duration::ZERO));
+            }
         }
     }
 }
