@@ -2,7 +2,7 @@
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults bench check fmt clippy doc deny sqlx sqlx-check help-check postgres
+.PHONY: help run test faults bench fuzz check fmt clippy doc deny sqlx sqlx-check help-check postgres
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,6 +20,9 @@ faults: ## a storm of faults under load for MINUTES (10), reported as a table; S
 bench: postgres ## the pure parts by criterion, then the whole by `sluice bench`
 	cargo bench
 	cargo run --release -- bench $(ARGS)
+
+fuzz: ## what strangers and operators write, at random: the verifier and the config, FUZZ_SECONDS (30) each
+	scripts/fuzz.sh $(ARGS)
 
 check: fmt clippy doc deny sqlx-check help-check test ## what CI runs
 
