@@ -6,9 +6,9 @@ use crate::config::{Config, Part};
 use crate::dev::{DataDirEnv, Options, PrivatePostgres, default_data_dir};
 use crate::ingest::Keyring;
 use crate::profile::Profile;
-use crate::store::{lanes, migrate, options};
+use crate::store::servers::Servers;
+use crate::store::{lanes, migrate};
 use crate::{ingest, signature, worker};
-use sqlx::ConnectOptions;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -138,8 +138,9 @@ pub fn kept_url() -> Option<String> {
 }
 
 async fn end_leases(url: &str) -> Result<(), sqlx::Error> {
-    let options = options::options(url, "sluice dev", &[]).map_err(|error| sqlx::Error::Configuration(error.into()))?;
-    lanes::end_all(&mut options.connect().await?).await
+    let servers = Servers::parse(url).map_err(|error| sqlx::Error::Configuration(error.into()))?;
+    let mut conn = servers.session("sluice dev", &[]).connect().await?;
+    lanes::end_all(&mut conn).await
 }
 
 /// A free port on 127.0.0.1, for `/livez`, `/readyz` and `/metrics`.

@@ -1,18 +1,19 @@
 //! `sluice ingest`.
 
-use super::{Context, Failure, bind, shutdown};
+use super::{Context, Failure, bind, connect_at_start, shutdown};
 use crate::config::{Config, Part};
 use crate::ingest::{self, Keyring, Replaced};
 use crate::store::durability::NotDurable;
 use crate::store::migrate::SchemaError;
-use crate::store::{durability, migrate, options};
-use sqlx::ConnectOptions;
+use crate::store::pooler::{self, NotOurs};
+use crate::store::servers::Servers;
+use crate::store::{durability, migrate};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Receives webhooks until it is told to stop.
 ///
 /// A database that cannot be reached is no reason not to start: requests are answered 503 until it is there. One that
-/// can be reached and has another schema is, and so is one that reports commits before they are on disk.
+/// can be reached and has another schema is, and so is one that reports commits before they are on disk, and a pooler in between.
 pub fn run(context: &Context) -> Result<(), Failure> {
     let config = context.config(Part::Ingest)?;
     context.run_on(config.ingest.threads, serve(context, &config))
@@ -25,9 +26,13 @@ async fn serve(context: &Context, config: &Config) -> Result<(), Failure> {
         return Err(Failure::config("the config has no [[source]]: there is nothing to receive"));
     }
     let url = config.database_url.as_ref().ok_or_else(|| Failure::config(ingest::IngestError::NoDatabase.to_string()))?;
-    let connect = options::options(url.expose(), "sluice ingest", &[]).map_err(|error| Failure::config(error.to_string()))?;
-    match connect.connect().await {
+    let servers = Servers::parse(url.expose()).map_err(|error| Failure::config(error.to_string()))?;
+    match connect_at_start(&servers, "sluice ingest").await {
         Ok(mut conn) => {
+            match pooler::check(&mut conn).await {
+                Ok(()) | Err(NotOurs::Database(_)) => {}
+                Err(pooled) => return Err(Failure::config(pooled.to_string())),
+            }
             match migrate::check(&mut conn).await {
                 Ok(()) | Err(SchemaError::Database(_)) => {}
                 Err(error) => return Err(Failure::failed(error.to_string())),
@@ -38,6 +43,7 @@ async fn serve(context: &Context, config: &Config) -> Result<(), Failure> {
                 Err(_) => tracing::warn!("synchronous_commit is off: an acknowledged event can be lost in a crash of the server"),
             }
         }
+        Err(error) if pooler::refusal(&error).is_some() => return Err(Failure::database("cannot connect to the database", &error)),
         Err(error) => tracing::warn!(%error, "the database cannot be reached yet: requests are answered 503 until it can"),
     }
     let listener = bind(config.ingest.listen, "[ingest] listen").await?;

@@ -2,6 +2,7 @@
 
 use super::{Context, Failure, print};
 use crate::store::migrate::{self, State};
+use crate::store::pooler::NotOurs;
 use crate::store::roles;
 
 #[derive(Debug, clap::Args)]
@@ -99,7 +100,7 @@ async fn status(url: &str) -> Result<(), Failure> {
 fn failure(error: migrate::Error) -> Failure {
     match &error {
         migrate::Error::Connect(source) => Failure::database("cannot connect to the database", source),
-        migrate::Error::Url(_) => Failure::config(error.to_string()),
+        migrate::Error::Url(_) | migrate::Error::NotOurs(NotOurs::Pooled { .. }) => Failure::config(error.to_string()),
         _ => Failure::failed(error.to_string()),
     }
 }

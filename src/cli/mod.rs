@@ -16,6 +16,8 @@ pub mod worker;
 
 use crate::config::{Config, ConfigError, Part};
 use crate::shutdown::Shutdown;
+use crate::store::pooler;
+use crate::store::servers::{self, Connection, Servers};
 use crate::telemetry;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::{BufRead, IsTerminal};
@@ -170,6 +172,9 @@ impl Failure {
 
     /// A database error: unreachable is another matter than refused.
     fn database(what: &str, error: &sqlx::Error) -> Self {
+        if let Some(refusal) = pooler::refusal(error) {
+            return Self::config(refusal.to_string());
+        }
         match error {
             sqlx::Error::Database(error) => {
                 // No such database, no such role, a wrong password: the URL's, or nobody's yet.
@@ -239,12 +244,25 @@ fn confirmed(question: &str) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+/// How long a process waits for its database when it starts: one that swallows packets must not keep it from starting, or from saying so.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connects as a process that starts, to look around.
+async fn connect_at_start(servers: &Servers, name: &str) -> Result<Connection, sqlx::Error> {
+    let servers = servers.session(name, servers::AT_START);
+    let connected = tokio::time::timeout(START_PATIENCE, servers.connect()).await;
+    connected.unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within 5 s"))))
+}
+
 /// Connects as the operator who typed the command, and refuses a schema that this binary does not know.
-async fn operator(context: &Context) -> Result<sqlx::PgConnection, Failure> {
-    use sqlx::ConnectOptions;
+async fn operator(context: &Context) -> Result<Connection, Failure> {
     let url = context.database_url()?;
-    let options = crate::store::options::options(&url, "sluice operator", &[]).map_err(|error| Failure::config(error.to_string()))?;
-    let mut conn = options.connect().await.map_err(|error| Failure::database("cannot connect to the database", &error))?;
+    let servers = Servers::parse(&url).map_err(|error| Failure::config(error.to_string()))?;
+    let mut conn = servers
+        .session("sluice operator", &[])
+        .connect()
+        .await
+        .map_err(|error| Failure::database("cannot connect to the database", &error))?;
     check_schema(&mut conn).await?;
     Ok(conn)
 }

@@ -1,10 +1,10 @@
 //! `sluice worker`.
 
-use super::{Context, Failure, bind, check_schema, shutdown};
+use super::{Context, Failure, bind, check_schema, connect_at_start, shutdown};
 use crate::config::Part;
-use crate::store::options;
+use crate::store::pooler::{self, NotOurs};
+use crate::store::servers::Servers;
 use crate::worker::{self, WorkerError};
-use sqlx::ConnectOptions;
 
 /// Delivers until it is told to stop.
 pub async fn run(context: &Context) -> Result<(), Failure> {
@@ -12,8 +12,13 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     // Before anything that takes time: a signal during the start must stop it softly, too.
     let shutdown = shutdown(config.worker.drain_timeout)?;
     let url = config.database_url.as_ref().ok_or_else(|| Failure::config(WorkerError::NoDatabase.to_string()))?;
-    let connect = options::options(url.expose(), "sluice worker", &[]).map_err(|error| Failure::config(error.to_string()))?;
-    let mut conn = connect.connect().await.map_err(|error| Failure::database("cannot connect to the database", &error))?;
+    let servers = Servers::parse(url.expose()).map_err(|error| Failure::config(error.to_string()))?;
+    let connected = connect_at_start(&servers, "sluice worker").await;
+    let mut conn = connected.map_err(|error| Failure::database("cannot connect to the database", &error))?;
+    pooler::check(&mut conn).await.map_err(|error| match error {
+        NotOurs::Database(error) => Failure::database("cannot look at the session", &error),
+        pooled => Failure::config(pooled.to_string()),
+    })?;
     check_schema(&mut conn).await?;
     drop(conn);
     let ops = match config.worker.ops_listen {

@@ -4,15 +4,15 @@ use crate::event::NewEvent;
 use crate::failpoint::failpoint;
 use crate::store::durability::{self, NotDurable};
 use crate::store::events::{self, Inserted, Trouble};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use crate::store::servers::{Connection, Servers};
+use sqlx::{Connection as _, PgConnection};
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// See the module's documentation.
 pub struct Database {
-    options: PgConnectOptions,
-    connection: Option<PgConnection>,
+    servers: Servers,
+    connection: Option<Connection>,
     patience: Duration,
     allows_asynchronous_commit: bool,
 }
@@ -20,8 +20,8 @@ pub struct Database {
 impl Database {
     /// Opens nothing yet. `patience` bounds each call, besides the same limits at the server's side. A connection whose commits are reported
     /// before they are on disk is refused, unless `allows_asynchronous_commit`.
-    pub fn new(options: PgConnectOptions, patience: Duration, allows_asynchronous_commit: bool) -> Self {
-        Self { options, connection: None, patience, allows_asynchronous_commit }
+    pub fn new(servers: Servers, patience: Duration, allows_asynchronous_commit: bool) -> Self {
+        Self { servers, connection: None, patience, allows_asynchronous_commit }
     }
 
     /// [`events::insert_batch`]. After an error the batch may be committed all the same; storing it again is harmless.
@@ -53,13 +53,14 @@ impl Database {
     pub async fn close(&mut self) {
         if let Some(connection) = self.connection.take() {
             // Nothing is under way: whether it works does not matter.
-            let _ = timeout(self.patience, connection.close()).await;
+            let _ = timeout(self.patience, connection.into_inner().close()).await;
         }
     }
 
     async fn connection(&mut self) -> Result<&mut PgConnection, Trouble> {
+        self.connection.take_if(|connection| !connection.place.is_current());
         if self.connection.is_none() {
-            let opened = timeout(self.patience, self.options.connect()).await;
+            let opened = timeout(self.patience, self.servers.connect()).await;
             let mut connection = self.judge(opened)?;
             if !self.allows_asynchronous_commit {
                 let checked = timeout(self.patience, durability::check(&mut connection)).await;

@@ -2,11 +2,10 @@
 
 use crate::clock;
 use crate::config::KeepUnverified;
+use crate::store::servers::{Connection, Servers};
 use crate::store::unverified::{self, Kept, Unverified};
 use bytes::Bytes;
 use metrics::{Counter, counter};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -50,10 +49,10 @@ impl Keeper {
 }
 
 /// Keeps what comes, for ever.
-pub async fn run(mut queue: mpsc::Receiver<Unverified>, options: PgConnectOptions, bounds: KeepUnverified) {
+pub async fn run(mut queue: mpsc::Receiver<Unverified>, servers: Servers, bounds: KeepUnverified) {
     let kept_total = counter!("sluice_ingest_unverified_total", "outcome" => "kept");
     let dropped = counter!("sluice_ingest_unverified_total", "outcome" => "dropped");
-    let mut store = Store { options, conn: None, bounds, kept: Kept::default(), pruned_at: None };
+    let mut store = Store { servers, conn: None, bounds, kept: Kept::default(), pruned_at: None };
     loop {
         let mut requests = Vec::new();
         tokio::select! {
@@ -78,8 +77,8 @@ pub async fn run(mut queue: mpsc::Receiver<Unverified>, options: PgConnectOption
 }
 
 struct Store {
-    options: PgConnectOptions,
-    conn: Option<PgConnection>,
+    servers: Servers,
+    conn: Option<Connection>,
     bounds: KeepUnverified,
     /// As of the last count, and what was added since.
     kept: Kept,
@@ -91,7 +90,7 @@ impl Store {
     async fn keep(&mut self, requests: &mut Vec<Unverified>) -> Result<usize, sqlx::Error> {
         let conn = match &mut self.conn {
             Some(conn) => conn,
-            None => self.conn.insert(self.options.connect().await?),
+            None => self.conn.insert(self.servers.connect().await?),
         };
         let now = clock::instant();
         if self.pruned_at.is_none_or(|at| now.saturating_duration_since(at) >= PRUNE_EVERY) {

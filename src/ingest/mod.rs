@@ -20,8 +20,8 @@ mod wake;
 use crate::config::{Config, Ingest, Source};
 use crate::server::{self, Limits};
 use crate::shutdown::Shutdown;
-use crate::store::options::{UrlError, options};
 use crate::store::ping::Ping;
+use crate::store::servers::{Servers, UrlError};
 use crate::{clock, ops, store, telemetry};
 use answers::Answer;
 use axum::Router;
@@ -36,7 +36,6 @@ use metrics::{CommitMetrics, SourceMetrics};
 use queue::{Queues, Room};
 use recent::Recent;
 use refusals::Refusals;
-use sqlx::postgres::PgConnectOptions;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -72,30 +71,31 @@ pub async fn run(
 ) -> Result<(), IngestError> {
     server::raise_open_files_limit();
     let ingest = &config.ingest;
-    let url = config.database_url.as_ref().ok_or(IngestError::NoDatabase)?.expose();
+    let servers = Servers::parse(config.database_url.as_ref().ok_or(IngestError::NoDatabase)?.expose())?;
     let commits = Arc::new(Commits::default());
     let last = shutdown.last_part();
     if let Some(ops) = ops {
-        let ping = Ping::new(options(url, "sluice ingest readyz", &[("statement_timeout", "1s")])?);
+        let ping = Ping::new(servers.session("sluice ingest readyz", store::ping::SETTINGS));
         let health = Health { commits: Arc::clone(&commits), ping, shutdown: shutdown.clone() };
         last.spawn(ops::serve(ops, telemetry::metrics_handle()?, Arc::new(health), last.clone()));
     }
 
     let wake = Wake::default();
-    let waking = options(url, "sluice ingest wake", store::wake::SETTINGS)?;
+    let waking = servers.session("sluice ingest wake", store::wake::SETTINGS);
     let room = Arc::new(Room::new(ingest.queue_events_max, ingest.queue_bytes_max));
     let (queues, ends) = Queues::new(ingest.committers, Arc::clone(&room), ingest.commit_timeout);
-    let connecting = committer_options(url, ingest)?;
+    let unverified = servers.session("sluice ingest unverified", store::unverified::SETTINGS);
+    let servers = committer_servers(&servers, ingest);
     let mut committers = JoinSet::new();
     for queue in ends {
-        committers.spawn(committer(ingest, connecting.clone(), &wake, &commits, &room).run(queue));
+        committers.spawn(committer(ingest, servers.clone(), &wake, &commits, &room).run(queue));
     }
 
     let mut keeping = None;
     let keeper = match ingest.keep_unverified {
         Some(bounds) => {
             let (keeper, queue) = Keeper::new();
-            keeping = Some(last.spawn(keeper::run(queue, options(url, "sluice ingest unverified", store::unverified::SETTINGS)?, bounds)));
+            keeping = Some(last.spawn(keeper::run(queue, unverified, bounds)));
             Some(keeper)
         }
         None => None,
@@ -166,16 +166,16 @@ fn door(
 }
 
 /// The server gives up a statement when its requests do, whatever it waits for.
-fn committer_options(url: &str, ingest: &Ingest) -> Result<PgConnectOptions, UrlError> {
+fn committer_servers(servers: &Servers, ingest: &Ingest) -> Servers {
     let commit_timeout_ms = ingest.commit_timeout.as_millis().to_string();
     let timeouts =
         ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"].map(|name| (name, commit_timeout_ms.as_str()));
-    options(url, "sluice ingest", &[store::events::SETTINGS, &timeouts].concat())
+    servers.session("sluice ingest", &[store::events::SETTINGS, &timeouts].concat())
 }
 
-fn committer(ingest: &Ingest, options: PgConnectOptions, wake: &Wake, commits: &Arc<Commits>, room: &Arc<Room>) -> Committer {
+fn committer(ingest: &Ingest, servers: Servers, wake: &Wake, commits: &Arc<Commits>, room: &Arc<Room>) -> Committer {
     Committer {
-        database: Database::new(options, ingest.commit_timeout, ingest.allows_asynchronous_commit),
+        database: Database::new(servers, ingest.commit_timeout, ingest.allows_asynchronous_commit),
         recent: Recent::new(recent::CAPACITY / ingest.committers.max(1)),
         wake: wake.clone(),
         commits: Arc::clone(commits),

@@ -1,8 +1,7 @@
 //! Wakes the workers after a commit, from a connection of its own, so that no commit ever waits for it.
 
 use crate::store;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
+use crate::store::servers::{Connection, Servers};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -36,12 +35,12 @@ impl Wake {
     }
 
     /// Sends hints for ever: at once, but in a rush.
-    pub async fn run(self, options: PgConnectOptions) {
+    pub async fn run(self, servers: Servers) {
         let mut connection = None;
         loop {
             self.0.notify.notified().await;
             let events = self.0.events.swap(0, Ordering::Relaxed);
-            match timeout(PATIENCE, send(&options, &mut connection)).await {
+            match timeout(PATIENCE, send(&servers, &mut connection)).await {
                 Ok(Ok(())) if events < RUSH_FROM => {}
                 Ok(Ok(())) => sleep(APART).await,
                 failed => {
@@ -56,10 +55,11 @@ impl Wake {
     }
 }
 
-async fn send(options: &PgConnectOptions, connection: &mut Option<PgConnection>) -> Result<(), sqlx::Error> {
+async fn send(servers: &Servers, connection: &mut Option<Connection>) -> Result<(), sqlx::Error> {
+    connection.take_if(|connection| !connection.place.is_current());
     let connection = match connection {
         Some(connection) => connection,
-        None => connection.insert(options.connect().await?),
+        None => connection.insert(servers.connect().await?),
     };
     store::wake::wake_workers(connection).await
 }

@@ -2,7 +2,8 @@
 //!
 //! The queries on `pg_stat_statements` are checked at run time: it is an extension that the server may not have.
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use super::servers::{Connection, Servers};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 /// The yardstick: what a receiver without a queue does, one row and one commit a request. For pgbench.
 pub const YARDSTICK_INSERT: &str = "\
@@ -145,10 +146,11 @@ pub async fn delivered(conn: &mut PgConnection) -> Result<Delivered, sqlx::Error
 
 /// Opens a transaction that sees the database as it is now, and so keeps vacuum from removing what dies later: as a forgotten psql
 /// does. It ends with the connection.
-pub async fn hold_horizon(url: &str) -> Result<PgConnection, sqlx::Error> {
-    let mut conn = PgConnection::connect(url).await?;
-    sqlx::query("begin isolation level repeatable read").execute(&mut conn).await?;
+pub async fn hold_horizon(url: &str) -> Result<Connection, sqlx::Error> {
+    let servers = Servers::parse(url).map_err(|error| sqlx::Error::Configuration(error.into()))?;
+    let mut conn = servers.session("sluice bench", &[]).connect().await?;
+    sqlx::query("begin isolation level repeatable read").execute(&mut *conn).await?;
     // The snapshot is taken by the first query, not by BEGIN.
-    sqlx::query("select count(*) from sluice.sinks").execute(&mut conn).await?;
+    sqlx::query("select count(*) from sluice.sinks").execute(&mut *conn).await?;
     Ok(conn)
 }

@@ -101,12 +101,16 @@ fn request_hash(event: &NewEvent) -> Option<&[u8]> {
 
 /// The payload hashes under which these events' ids are stored, in the batch's order; `None`: the id is not stored (any more).
 ///
-/// To be asked after [`insert_batch`], as a statement of its own: its snapshot sees what the insert ran into.
+/// To be asked after [`insert_batch`], as a statement of its own: its snapshot sees what the insert ran into. When this returns, that is safe: a row can be
+/// seen although no synchronous standby has it (its commit's wait was cut short), so this writes something too, and waits for its own commit, which
+/// comes later in the log.
 pub async fn stored_hashes(conn: &mut PgConnection, events: &[&NewEvent]) -> Result<Vec<Option<Vec<u8>>>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"
+        with written as materialized (select pg_logical_emit_message(true, 'sluice', '') as at)
         select i.n as "n!", e.payload_hash as "payload_hash!"
-          from unnest($1::text[], $2::text[]) with ordinality as i(source, event_id, n)
+          from written
+         cross join unnest($1::text[], $2::text[]) with ordinality as i(source, event_id, n)
          cross join lateral (
                select e.payload_hash from sluice.events e
                 where e.source = i.source and e.event_id = i.event_id and e.quarantine is null

@@ -1,14 +1,15 @@
 //! NOTIFY: hints between the processes. Losing one costs at most a poll's delay.
 
-use sqlx::PgPool;
-use sqlx::postgres::PgListener;
-use std::io::ErrorKind;
+use super::servers::{Place, Servers};
+use sqlx::Executor;
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use std::io;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// A listener that hears nothing for so long is asked whether it still hears: a connection can die without a sign.
-const QUIET: Duration = Duration::from_secs(10);
-/// For its answer.
+/// After so long without a hint the server is asked for a sign of life: a connection that is gone says nothing either.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long the server may take to connect, and to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What another process has said.
@@ -25,23 +26,34 @@ pub enum Hint {
 /// A connection that listens.
 pub struct Hints {
     listener: PgListener,
+    place: Place,
 }
 
 impl Hints {
-    pub async fn listen(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        let mut listener = PgListener::connect_with(pool).await?;
+    pub async fn listen(servers: &Servers) -> Result<Self, sqlx::Error> {
+        let (options, place) = servers.locate().await?;
+        // The driver's listener connects through a pool only.
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE).idle_timeout(None).max_lifetime(None);
+        let mut listener = PgListener::connect_with(&pool.connect_lazy_with(options)).await?;
+        // It would connect to the same server again.
+        listener.eager_reconnect(false);
         listener.listen_all(["sluice_wake", "sluice_control"]).await?;
-        Ok(Self { listener })
+        Ok(Self { listener, place })
     }
 
-    /// The next hint. An error: the connection was lost, and hints with it.
+    /// The next hint. An error: the connection was lost, or leads to the wrong server, and hints are lost with it.
     pub async fn next(&mut self) -> Result<Hint, sqlx::Error> {
         let notification = loop {
-            match timeout(QUIET, self.listener.try_recv()).await {
-                Ok(Ok(Some(notification))) => break notification,
-                Ok(Ok(None)) => return Err(sqlx::Error::Io(ErrorKind::ConnectionReset.into())),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => self.check().await?,
+            let received = tokio::select! {
+                received = timeout(SILENCE, self.listener.try_recv()) => received,
+                () = self.place.left() => return Err(lost("another server takes the writes now")),
+            };
+            match received {
+                Ok(received) => break received?.ok_or_else(|| lost("the connection was closed"))?,
+                Err(_) => {
+                    let alive = timeout(PATIENCE, self.listener.execute("select 1")).await;
+                    alive.unwrap_or_else(|_| Err(lost("the server does not answer")))?;
+                }
             }
         };
         Ok(match (notification.channel(), notification.payload()) {
@@ -50,13 +62,8 @@ impl Hints {
             _ => Hint::Control,
         })
     }
+}
 
-    /// Whether the connection is alive. What is notified meanwhile is kept.
-    async fn check(&mut self) -> Result<(), sqlx::Error> {
-        let asked = sqlx::query!(r#"select true as "alive!""#).fetch_one(&mut self.listener);
-        match timeout(PATIENCE, asked).await {
-            Ok(alive) => alive.map(|_| ()),
-            Err(_) => Err(sqlx::Error::Io(ErrorKind::TimedOut.into())),
-        }
-    }
+fn lost(why: &'static str) -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::ConnectionReset, why))
 }

@@ -5,10 +5,11 @@
 //!
 //! The queries on `sluice.migrations` are checked at run time: the table exists before any migration, made by sqlx.
 
-use super::options::{self, UrlError};
+use super::pooler::{self, NotOurs};
+use super::servers::{Connection, Servers, UrlError};
 use chrono::{DateTime, Utc};
-use sqlx::migrate::{Migrate, MigrateDatabase, Migration};
-use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
+use sqlx::migrate::{Migrate, Migration};
+use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection};
 use std::time::Duration;
 
 /// The oldest major version of PostgreSQL that Sluice runs on.
@@ -90,6 +91,8 @@ pub enum Error {
     #[error("cannot connect to the database: {0}")]
     Connect(#[source] sqlx::Error),
     #[error(transparent)]
+    NotOurs(#[from] NotOurs),
+    #[error(transparent)]
     Url(#[from] UrlError),
     #[error("migration {version} ({description}) failed, and nothing of it was kept: {source}")]
     Failed { version: i64, description: String, source: sqlx::migrate::MigrateError },
@@ -107,6 +110,7 @@ pub enum Error {
 /// A server too old or not in UTF-8, a schema that is newer or differs, or a migration that failed: those before it stay.
 pub async fn up(url: &str) -> Result<Vec<Applied>, Error> {
     let mut conn = connect(url).await?;
+    pooler::check(&mut conn).await?;
     check_server(&mut conn).await?;
     // Waits for another run. Every early return below drops the connection, and with it the lock.
     conn.lock().await?;
@@ -176,15 +180,20 @@ pub async fn check(conn: &mut PgConnection) -> Result<(), SchemaError> {
 /// A URL that cannot be read, a server that cannot be reached, a role that may not create databases.
 pub async fn create_database(url: &str, name: &str) -> Result<String, Error> {
     let failed = |source| Error::Create { name: name.to_owned(), source };
-    let target = with_database(url, name);
-    if !Postgres::database_exists(&target).await.map_err(failed)? {
-        match Postgres::create_database(&target).await {
+    // As `createdb` does: from a database that is there.
+    let from = if name == "postgres" { "template1" } else { "postgres" };
+    let mut conn = Servers::parse(&with_database(url, from))?.session("sluice migrate", &[]).connect().await.map_err(failed)?;
+    let exists = sqlx::query_scalar("select exists (select from pg_database where datname = $1)").bind(name);
+    if !exists.fetch_one(&mut *conn).await.map_err(failed)? {
+        match conn.execute(AssertSqlSafe(format!("create database \"{name}\""))).await {
             // 42P04, duplicate_database: another program was faster.
             Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("42P04") => {}
-            result => result.map_err(failed)?,
+            Err(source) => return Err(failed(source)),
+            Ok(_) => {}
         }
     }
-    Ok(target)
+    let _ = conn.into_inner().close().await;
+    Ok(with_database(url, name))
 }
 
 /// `url` with another path. As text, so that what libpq understands stays as it was written.
@@ -236,7 +245,8 @@ fn sql_of(migration: &'static Migration) -> &'static str {
 }
 
 async fn connect(url: &str) -> Result<PgConnection, Error> {
-    options::options(url, "sluice migrate", &[])?.connect().await.map_err(Error::Connect)
+    let conn = Servers::parse(url)?.session("sluice migrate", &[]).connect().await;
+    conn.map(Connection::into_inner).map_err(Error::Connect)
 }
 
 async fn check_server(conn: &mut PgConnection) -> Result<(), SchemaError> {

@@ -2,6 +2,7 @@
 //!
 //! Queries are checked at compile time against the schema (`.sqlx` holds what was found, so that a build needs no database).
 
+pub mod backends;
 pub mod bench;
 pub mod deliveries;
 pub mod durability;
@@ -10,11 +11,12 @@ pub mod health;
 pub mod hints;
 pub mod lanes;
 pub mod migrate;
-pub mod options;
 pub mod people;
 pub mod ping;
+pub mod pooler;
 pub mod replay;
 pub mod roles;
+pub mod servers;
 pub mod sinks;
 pub mod unverified;
 pub mod wake;

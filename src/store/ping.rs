@@ -1,7 +1,6 @@
 //! Whether the database is there and takes writes, for `/readyz`.
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
+use super::servers::{Connection, Servers, takes_writes};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -13,15 +12,18 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long the database may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Session settings of the connection that asks.
+pub const SETTINGS: &[(&str, &str)] = &[("statement_timeout", "1s"), ("lock_timeout", "1s")];
+
 /// Asks the database at most once a second, and not at all unless somebody wants to know.
 pub struct Ping {
-    options: PgConnectOptions,
+    servers: Servers,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    connection: Option<PgConnection>,
+    connection: Option<Connection>,
     last: Option<(Instant, Result<(), NotReady>)>,
 }
 
@@ -32,12 +34,14 @@ pub enum NotReady {
     Unreachable,
     #[error("the database is read-only")]
     ReadOnly,
+    #[error("{0}")]
+    Several(String),
 }
 
 impl Ping {
     /// Opens nothing yet.
-    pub fn new(options: PgConnectOptions) -> Self {
-        Self { options, state: Mutex::default() }
+    pub fn new(servers: Servers) -> Self {
+        Self { servers, state: Mutex::default() }
     }
 
     /// Whether the database answered and takes writes, now or within the last second.
@@ -49,7 +53,7 @@ impl Ping {
             return answer.clone();
         }
         let mut answer = Err(NotReady::Unreachable);
-        if let Some(kept) = state.connection.take() {
+        if let Some(kept) = state.connection.take().filter(|kept| kept.place.is_current()) {
             answer = self.ask(Some(kept), &mut state).await;
         }
         if answer.is_err() {
@@ -61,18 +65,14 @@ impl Ping {
     }
 
     /// Keeps the connection for the next time only after a good answer.
-    async fn ask(&self, connection: Option<PgConnection>, state: &mut State) -> Result<(), NotReady> {
+    async fn ask(&self, connection: Option<Connection>, state: &mut State) -> Result<(), NotReady> {
         let ask = async {
             let mut connection = match connection {
                 Some(connection) => connection,
-                None => self.options.connect().await?,
+                None => self.servers.connect().await?,
             };
-            let writable = sqlx::query_scalar!(
-                r#"select not pg_is_in_recovery() and not current_setting('transaction_read_only')::boolean as "writable!""#
-            )
-            .fetch_one(&mut connection)
-            .await?;
-            Ok::<_, sqlx::Error>((connection, writable))
+            let takes_writes = takes_writes(&mut connection).await?;
+            Ok::<_, sqlx::Error>((connection, takes_writes))
         };
         match timeout(PATIENCE, ask).await {
             Ok(Ok((connection, true))) => {
@@ -80,6 +80,8 @@ impl Ping {
                 Ok(())
             }
             Ok(Ok((_, false))) => Err(NotReady::ReadOnly),
+            // Of several servers the error says of each what is wrong with it.
+            Ok(Err(error)) if self.servers.are_several() => Err(NotReady::Several(error.to_string())),
             Ok(Err(_)) | Err(_) => Err(NotReady::Unreachable),
         }
     }

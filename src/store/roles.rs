@@ -1,8 +1,8 @@
 //! The roles, each with the least rights that its work needs: see `roles.sql`.
 
 use super::migrate::Error;
-use super::options;
-use sqlx::{ConnectOptions, Connection, Executor};
+use super::servers::Servers;
+use sqlx::{Connection, Executor};
 
 /// The roles, as `sluice migrate --roles` makes them.
 pub const ROLES: [&str; 4] = ["sluice_ingest", "sluice_worker", "sluice_operator", "sluice_reader"];
@@ -15,7 +15,7 @@ pub const SQL: &str = include_str!("roles.sql");
 /// # Errors
 /// A server that cannot be reached, or a caller that may not create roles or does not own the schema.
 pub async fn grant(url: &str) -> Result<(), Error> {
-    let mut conn = options::options(url, "sluice migrate", &[])?.connect().await.map_err(Error::Connect)?;
+    let mut conn = Servers::parse(url)?.session("sluice migrate", &[]).connect().await.map_err(Error::Connect)?;
     let granted = async {
         let mut tx = conn.begin().await?;
         tx.execute(SQL).await?;
@@ -23,6 +23,6 @@ pub async fn grant(url: &str) -> Result<(), Error> {
     };
     granted.await.map_err(Error::Roles)?;
     // Everything is committed; a connection that fails to say goodbye changes nothing.
-    let _ = conn.close().await;
+    let _ = conn.into_inner().close().await;
     Ok(())
 }

@@ -31,7 +31,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(3);
 
 /// Reads until the shutdown begins.
 pub async fn run(shared: Arc<Shared>) {
-    let mut session = Session::new(shared.pool.clone());
+    let mut session = Session::new(shared.connections.clone());
     let mut horizon = Horizon::new(shared.look_back);
     let mut next_poll = clock::instant();
     let mut busy = false;

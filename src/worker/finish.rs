@@ -73,7 +73,7 @@ impl Write {
 
 /// Records until the channel closes and all is written, or until `shared.shutdown` loses its patience.
 pub async fn run(shared: Arc<Shared>, mut writes: mpsc::UnboundedReceiver<Write>) {
-    let mut session = Session::new(shared.pool.clone());
+    let mut session = Session::new(shared.connections.clone());
     let mut locked: Vec<Write> = Vec::new();
     let mut locked_again_at = clock::instant();
     let mut wary_until = clock::instant();

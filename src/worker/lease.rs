@@ -122,27 +122,20 @@ pub async fn renew(shared: Arc<Shared>, seen: watch::Sender<Option<Arc<Seen>>>) 
 async fn tick(shared: &Shared, epoch: &mut i32) -> Result<Option<Renewal>, sqlx::Error> {
     let left = shared.lease.until().saturating_duration_since(clock::instant());
     let patience = if left.is_zero() { Duration::from_secs(5) } else { left.min(RENEW_EVERY) };
-    let work = async {
-        let mut conn = shared.pool.acquire().await?;
+    let work = shared.control(async |conn| {
         if shared.lease.id() == 0 {
             if shared.left.is_cancelled() {
                 return Err(sqlx::Error::PoolClosed);
             }
             *epoch += 1;
             let names: Vec<String> = shared.pipes.iter().map(|pipe| pipe.name.to_string()).collect();
-            let id = lanes::register(&mut conn, &shared.name, *epoch, &names).await?;
+            let id = lanes::register(conn, &shared.name, *epoch, &names).await?;
             shared.lease.id.store(id, Ordering::Release);
-            lanes::notify_lanes(&mut conn).await?;
+            lanes::notify_lanes(conn).await?;
         }
-        let id = shared.lease.id();
-        match tokio::time::timeout(patience, lanes::renew(&mut conn, id)).await {
-            Ok(renewal) => renewal,
-            Err(_) => {
-                drop(conn.detach());
-                Err(sqlx::Error::PoolTimedOut)
-            }
-        }
-    };
+        let renewal = tokio::time::timeout(patience, lanes::renew(conn, shared.lease.id()));
+        renewal.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    });
     tokio::time::timeout(patience + Duration::from_secs(1), work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 

@@ -24,13 +24,13 @@ use crate::clock;
 use crate::config::Config;
 use crate::shutdown::Shutdown;
 use crate::sink::{self, OpenError};
-use crate::store::options::UrlError;
+use crate::store::servers::{Servers, UrlError};
 use crate::store::{self, deliveries, sinks};
 use crate::{ops, telemetry};
 use chrono::{DateTime, Utc};
 use pipe::Pipe;
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{PgConnection, PgPool};
+use session::Connections;
+use sqlx::PgConnection;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -55,8 +55,8 @@ pub enum WorkerError {
     Register(#[from] sqlx::Error),
 }
 
-/// Connections of one worker: the fetcher's, the finisher's, the listener's, the renewer's, and two for all else.
-const CONNECTIONS: u32 = 6;
+/// Connections of one worker, besides the listener's: the fetcher's, the finisher's, the renewer's, and two for all else.
+const CONNECTIONS: usize = 5;
 
 /// What every connection of a worker is set to, beside the planner's settings. Times are bounded, so that no lock and no
 /// forgotten transaction can hold a worker up for ever; a statement that the worker has given up ends with it.
@@ -67,7 +67,7 @@ const SETTINGS: [(&str, &str); 4] =
 struct Shared {
     /// host:pid.
     name: String,
-    pool: PgPool,
+    connections: Arc<Connections>,
     pipes: Vec<Arc<Pipe>>,
     lease: lease::Lease,
     clock: DatabaseClock,
@@ -115,7 +115,7 @@ impl Shared {
 
     /// Runs a statement that is neither reading due rows nor recording outcomes.
     async fn control<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        session::Session::new(self.pool.clone()).run(work).await
+        session::Session::new(self.connections.clone()).run(work).await
     }
 
     fn metrics_lease(&self, renewal: &store::lanes::Renewal) {
@@ -155,17 +155,17 @@ pub async fn run(config: &Config, ops: Option<TcpListener>, shutdown: Shutdown) 
         return Err(WorkerError::NoSink);
     }
     let metrics = telemetry::metrics_handle()?;
-    let pool = pool(config)?;
+    let connections = Arc::new(connections(config)?);
     let mut pipes = Vec::new();
     for sink in &config.sinks {
         let opened = sink::open(sink).map_err(|source| WorkerError::Sink { name: sink.name.to_string(), source })?;
         pipes.push(Arc::new(Pipe::new(sink.clone(), opened, config.worker.read_ahead)));
     }
-    register(config, &pool).await?;
+    register(config, &connections).await?;
     let (writes, outcomes) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         name: format!("{}:{}", nix::unistd::gethostname().unwrap_or_default().to_string_lossy(), std::process::id()),
-        pool,
+        connections,
         pipes,
         lease: lease::Lease::new(),
         clock: DatabaseClock { ahead_us: AtomicI64::new(0) },
@@ -208,13 +208,10 @@ pub async fn run(config: &Config, ops: Option<TcpListener>, shutdown: Shutdown) 
     Ok(())
 }
 
-fn pool(config: &Config) -> Result<PgPool, WorkerError> {
+fn connections(config: &Config) -> Result<Connections, WorkerError> {
     let url = config.database_url.as_ref().ok_or(WorkerError::NoDatabase)?.expose();
     let settings: Vec<(&str, &str)> = deliveries::PLANNER.into_iter().chain(SETTINGS).collect();
-    let options = store::options::options(url, "sluice worker", &settings)?;
-    // A connection is tested by its use, not by a round trip before it.
-    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(Duration::from_secs(5)).test_before_acquire(false);
-    Ok(pool.idle_timeout(None).max_lifetime(None).connect_lazy_with(options))
+    Ok(Connections::new(Servers::parse(url)?.session("sluice worker", &settings), CONNECTIONS))
 }
 
 /// Waits for tries in flight to end and to be recorded; when the shutdown loses its patience, for neither.
@@ -231,7 +228,7 @@ async fn drain(shared: &Shared) {
 }
 
 /// Makes the config's sinks known, and owes them what arrived before there were any.
-async fn register(config: &Config, pool: &PgPool) -> Result<(), sqlx::Error> {
+async fn register(config: &Config, connections: &Connections) -> Result<(), sqlx::Error> {
     let definitions: Vec<sinks::Definition> = config
         .sinks
         .iter()
@@ -242,7 +239,7 @@ async fn register(config: &Config, pool: &PgPool) -> Result<(), sqlx::Error> {
             ordered: sink.ordered,
         })
         .collect();
-    let mut conn = pool.acquire().await?;
+    let mut conn = connections.take().await?;
     if !sinks::register(&mut conn, &definitions).await? {
         return Ok(());
     }

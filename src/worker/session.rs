@@ -1,38 +1,134 @@
-//! A connection that one task keeps, and gets anew when it is lost.
+//! This worker's connections: so many at most, kept from one use to the next, and got anew when they are lost or lead to a server that
+//! takes no writes any more.
 
-use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, PgPool, Postgres};
+use crate::store::servers::{Connection, Servers, is_useless_after};
+use sqlx::PgConnection;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 
 /// How long one piece of work may take before its connection is given up: a network that swallows packets answers nothing.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a task waits for a connection before it is told that there is none.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries to connect.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// See the module's documentation.
+pub struct Connections {
+    servers: Servers,
+    room: Arc<Semaphore>,
+    /// Nothing is under way on these.
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Connections {
+    /// Opens nothing yet.
+    pub fn new(servers: Servers, max: usize) -> Self {
+        Self { servers, room: Arc::new(Semaphore::new(max)), idle: Mutex::default() }
+    }
+
+    pub fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
+    /// One of them. Where it must be opened and the server is not there, tries on for a while.
+    pub async fn take(&self) -> Result<Lent, sqlx::Error> {
+        let mut last = None;
+        let taken = timeout(CONNECT_PATIENCE, async {
+            let permit = self.room.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+            // It is tested by its use, not by a round trip before it.
+            let kept = std::iter::from_fn(|| self.idle().pop()).find(|kept| kept.place.is_current());
+            if let Some(connection) = kept {
+                return Ok(Lent { connection, _permit: permit });
+            }
+            loop {
+                match self.servers.connect().await {
+                    Ok(connection) => return Ok(Lent { connection, _permit: permit }),
+                    Err(error) if passes(&error) => last = Some(error),
+                    Err(error) => return Err(error),
+                }
+                sleep(PAUSE).await;
+            }
+        });
+        taken.await.unwrap_or_else(|_| Err(last.unwrap_or(sqlx::Error::PoolTimedOut)))
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a server that cannot be connected to now may be there in a moment: it starts, stops, or has no connection left.
+fn passes(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("57P03" | "53300")),
+        _ => false,
+    }
+}
+
+/// A connection in use; closed when dropped.
+pub struct Lent {
+    connection: Connection,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Deref for Lent {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+/// A connection that one task keeps.
 pub struct Session {
-    pool: PgPool,
-    conn: Option<PoolConnection<Postgres>>,
+    connections: Arc<Connections>,
+    lent: Option<Lent>,
+    /// Nothing is under way on it: no transaction that was given up and not ended yet.
+    is_clean: bool,
 }
 
 impl Session {
     /// Connects when first used.
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, conn: None }
+    pub fn new(connections: Arc<Connections>) -> Self {
+        Self { connections, lent: None, is_clean: false }
     }
 
-    /// Runs one piece of work. After an error that is not the database's own answer, the connection is not used again.
+    /// Runs one piece of work. After an error that leaves a connection useless it is not used again.
     pub async fn run<T>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        let mut conn = match self.conn.take() {
-            Some(conn) => conn,
-            None => self.pool.acquire().await?,
+        // Given up before another is asked for: it holds a place.
+        let kept = self.lent.take().filter(|lent| lent.connection.place.is_current());
+        let mut lent = match kept {
+            Some(lent) => lent,
+            None => self.connections.take().await?,
         };
-        let result = match tokio::time::timeout(PATIENCE, work(&mut conn)).await {
+        let result = match timeout(PATIENCE, work(&mut lent)).await {
             Ok(result) => result,
-            Err(_) => Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "the database did not answer in 15 s"))),
+            Err(_) => Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database did not answer in 15 s"))),
         };
-        match &result {
-            Err(error) if error.as_database_error().is_none() => drop(conn.detach()),
-            _ => self.conn = Some(conn),
+        self.is_clean = result.is_ok();
+        if !result.as_ref().is_err_and(is_useless_after) {
+            self.lent = Some(lent);
         }
         result
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(lent) = self.lent.take().filter(|_| self.is_clean) {
+            self.connections.idle().push(lent.connection);
+        }
     }
 }

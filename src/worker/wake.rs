@@ -10,7 +10,7 @@ use std::time::Duration;
 pub async fn run(shared: Arc<Shared>) {
     loop {
         let listen = async {
-            let mut hints = Hints::listen(&shared.pool).await?;
+            let mut hints = Hints::listen(shared.connections.servers()).await?;
             // Whatever happened before the listener was there gave no hint.
             shared.reset.store(true, Ordering::Relaxed);
             shared.hint();

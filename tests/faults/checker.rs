@@ -1,5 +1,6 @@
 //! The checker: what was acknowledged and what each sink has seen, against what the tables say. Both ledgers are the test's own.
 
+use crate::provider::Acknowledged;
 use crate::sink::{Receipt, Sink};
 use crate::system::System;
 use sqlx::Row;
@@ -9,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 pub struct Checker<'a> {
     pub system: &'a System,
     /// Events that were answered 2xx, by id, with the bytes that were signed.
-    pub acknowledged: &'a HashMap<String, Vec<u8>>,
+    pub acknowledged: &'a Acknowledged,
     /// By name: every event goes to each.
     pub sinks: Vec<(&'static str, &'a Sink)>,
     /// How often events may come to a sink again.

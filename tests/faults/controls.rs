@@ -2,15 +2,15 @@
 
 use crate::checker::{Checker, Findings};
 use crate::client::Event;
+use crate::provider::Acknowledged;
 use crate::sink::{Reply, Sink};
 use crate::system::{System, eventually};
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 struct Stage {
     system: System,
     sink: Sink,
-    acknowledged: HashMap<String, Vec<u8>>,
+    acknowledged: Acknowledged,
 }
 
 impl Stage {
@@ -22,7 +22,7 @@ impl Stage {
         let _worker = system.working(&system.config(&sink.config("lms", ""))).await;
         system.failpoints(ingest);
         let ingest = system.ingest().await;
-        let mut acknowledged = HashMap::new();
+        let mut acknowledged = Acknowledged::new();
         for n in 0..12 {
             let event = Event::of(&format!("u-{}", n % 4), n / 4);
             ingest.client().store(&event).await;

@@ -5,23 +5,30 @@ mod addresses;
 mod checker;
 #[path = "../support/client.rs"]
 mod client;
+mod cluster;
 mod controls;
 mod database_lost;
+mod disk_full;
 mod exhaustion;
+mod failover;
 #[path = "../support/http.rs"]
 mod http;
+mod inputs;
 #[cfg(feature = "failpoints")]
 mod killed_between;
 mod people;
-mod inputs;
+mod pgbouncer;
 #[path = "../support/private.rs"]
 mod private;
+mod provider;
 mod proxy;
 mod secrets;
 #[path = "../support/server.rs"]
 mod server;
+mod sessions;
 #[path = "../support/sink.rs"]
 mod sink;
+mod standby_away;
 mod storm;
 #[path = "../support/system.rs"]
 mod system;

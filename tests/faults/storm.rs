@@ -4,8 +4,8 @@
 //! waits for the recovery from each fault before the next one, measures it, and prints a table.
 
 use crate::checker::Checker;
-use crate::client::{Client, Event};
 use crate::private;
+use crate::provider::Provider;
 use crate::proxy::Proxy;
 use crate::sink::Sink;
 use crate::system::{Ingest, Process, Random, System, eventually, free_port};
@@ -13,11 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sluice::clock;
 use sluice::dev::PrivatePostgres;
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SEED: &str = "SLUICE_TEST_SEED";
@@ -94,42 +92,6 @@ impl Fault {
     }
 }
 
-/// What the provider knows: where ingest is, and what it has acknowledged.
-struct Provider {
-    address: Mutex<SocketAddr>,
-    acknowledged: Mutex<HashMap<String, Vec<u8>>>,
-    acknowledgements: AtomicUsize,
-    enough: AtomicBool,
-}
-
-impl Provider {
-    /// One learner's events, one after another: each is sent until it is acknowledged.
-    async fn run(self: Arc<Self>, user: String) {
-        let mut n = 0;
-        while !self.enough.load(Ordering::Relaxed) {
-            let event = Event::of(&user, n);
-            while !self.send(&event).await {
-                tokio::task::yield_now().await;
-            }
-            self.acknowledged.lock().unwrap().insert(event.id, event.body);
-            self.acknowledgements.fetch_add(1, Ordering::Relaxed);
-            n += 1;
-        }
-    }
-
-    /// Whether it was acknowledged. A refused or broken connection is none.
-    async fn send(&self, event: &Event) -> bool {
-        let address = *self.address.lock().unwrap();
-        Client::new(address).try_send(&event.request()).await.is_some_and(|answer| answer.status() == 200)
-    }
-
-    /// Waits until so many more are acknowledged.
-    async fn more(&self, count: usize) {
-        let goal = self.acknowledgements.load(Ordering::Relaxed) + count;
-        eventually("events are acknowledged", async || self.acknowledgements.load(Ordering::Relaxed) >= goal).await;
-    }
-}
-
 /// All that can be hit.
 struct Stage {
     system: System,
@@ -150,7 +112,7 @@ impl Stage {
             Fault::IngestKilled => {
                 self.ingest.kill().await;
                 self.ingest = self.system.ingest().await;
-                *self.provider.address.lock().unwrap() = self.ingest.address;
+                self.provider.move_to(self.ingest.address);
             }
             Fault::IngestFrozen => freeze(&self.ingest.process, Duration::from_secs(1)).await,
             Fault::WorkerKilled => {
@@ -219,12 +181,7 @@ async fn set(dir: &Path, sinks: &[Sink; 2]) -> Stage {
     let config = system.config(&(sinks[0].config(SINKS[0], &keys) + &sinks[1].config(SINKS[1], &keys)));
     let workers = vec![system.working(&config).await, system.working(&config).await];
     let ingest = system.ingest().await;
-    let provider = Arc::new(Provider {
-        address: Mutex::new(ingest.address),
-        acknowledged: Mutex::default(),
-        acknowledgements: AtomicUsize::new(0),
-        enough: AtomicBool::new(false),
-    });
+    let provider = Provider::new(ingest.address);
     Stage { system, dir: dir.to_owned(), port, config, proxy, postgres: Some(postgres), ingest, workers, provider }
 }
 
@@ -242,7 +199,7 @@ async fn whatever_happens_under_load_what_was_acknowledged_is_stored_and_deliver
     let (dir, sinks) = (private::folder(), [Sink::answering(200).await, Sink::answering(200).await]);
     let mut stage = set(dir.path(), &sinks).await;
     let provider = stage.provider.clone();
-    let learners: Vec<_> = (0..LEARNERS).map(|user| tokio::spawn(provider.clone().run(format!("u-{user}")))).collect();
+    let learners = provider.learners(LEARNERS);
 
     let (mut table, mut losses) = (Table::new(), 0);
     for n in 0.. {
@@ -265,15 +222,11 @@ async fn whatever_happens_under_load_what_was_acknowledged_is_stored_and_deliver
             row.1 = row.1.max(stage.recovery(since).await);
         }
     }
-    provider.enough.store(true, Ordering::Relaxed);
-    for learner in learners {
-        learner.await.unwrap();
-    }
+    let acknowledged = provider.end(learners).await;
 
     let system = &stage.system;
     let all: i64 = system.value("select count(*) from sluice.events").await;
     system.drained(all * SINKS.len() as i64).await;
-    let acknowledged = provider.acknowledged.lock().unwrap().clone();
     let in_flight = CONCURRENCY + 4 * CONCURRENCY;
     let checker = Checker {
         system,

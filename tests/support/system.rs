@@ -61,19 +61,23 @@ impl System {
         let room = ROOM.acquire().await.expect("never closed");
         let server = server::shared().await;
         let url = server.database(&format!("mj_{name}")).await;
-        Self::build(url, Some(server), room)
+        Self::build(url.clone(), &url, Some(server), room)
     }
 
     /// On another server's database, not migrated.
     pub async fn on(url: &str) -> Self {
-        Self::build(url.to_owned(), None, ROOM.acquire().await.expect("never closed"))
+        Self::between(url, url).await
     }
 
-    fn build(url: String, server: Option<Arc<Server>>, room: SemaphorePermit<'static>) -> Self {
-        let db = PgPoolOptions::new().max_connections(4).connect_lazy(&url).expect("a URL");
+    /// The same, where the processes reach it by another URL than the test.
+    pub async fn between(url: &str, own_url: &str) -> Self {
+        Self::build(url.to_owned(), own_url, None, ROOM.acquire().await.expect("never closed"))
+    }
+
+    fn build(url: String, own_url: &str, server: Option<Arc<Server>>, room: SemaphorePermit<'static>) -> Self {
         Self {
             url,
-            db,
+            db: pool(own_url),
             dir: private::folder(),
             files: AtomicUsize::new(0),
             has_roles: AtomicBool::new(false),
@@ -272,6 +276,11 @@ impl System {
         .await
         .unwrap_or_else(|()| panic!("not drained in time: {} pending, {} of {count} delivered", last.0, last.1));
     }
+}
+
+/// For the test's own questions.
+pub fn pool(url: &str) -> PgPool {
+    PgPoolOptions::new().max_connections(4).connect_lazy(url).expect("a URL")
 }
 
 /// A process of the binary; killed when dropped.

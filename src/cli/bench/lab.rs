@@ -7,8 +7,8 @@ use crate::clock;
 use crate::dev::{Error, Options, PrivatePostgres};
 use crate::event::NewEvent;
 use crate::store::bench::{self, Server};
-use crate::store::{events, migrate, options, sinks};
-use sqlx::{ConnectOptions, PgConnection};
+use crate::store::servers::{Connection, Servers};
+use crate::store::{events, migrate, sinks};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -122,9 +122,12 @@ async fn start_private(dir: &Path) -> Result<PrivatePostgres, Error> {
     }
 }
 
-async fn connect(url: &str) -> Result<PgConnection, Failure> {
-    let options = options::options(url, "sluice bench", &[]).map_err(|error| Failure::config(error.to_string()))?;
-    options.connect().await.map_err(|error| Failure::database("cannot connect to the database", &error))
+fn servers(url: &str, settings: &[(&str, &str)]) -> Result<Servers, Failure> {
+    Ok(Servers::parse(url).map_err(|error| Failure::config(error.to_string()))?.session("sluice bench", settings))
+}
+
+async fn connect(url: &str) -> Result<Connection, Failure> {
+    servers(url, &[])?.connect().await.map_err(|error| Failure::database("cannot connect to the database", &error))
 }
 
 /// One scenario's database.
@@ -132,7 +135,7 @@ async fn connect(url: &str) -> Result<PgConnection, Failure> {
 pub struct Database {
     url: String,
     /// For questions beside what is measured.
-    pub conn: PgConnection,
+    pub conn: Connection,
 }
 
 impl Database {
@@ -151,10 +154,10 @@ impl Database {
     pub async fn fill(&self, count: u64) -> Result<(), Failure> {
         let failed = |error: sqlx::Error| Failure::database("cannot store the backlog", &error);
         let (events, next) = (Arc::new(Events::new()), Arc::new(AtomicU64::new(0)));
-        let options = options::options(&self.url, "sluice bench", events::SETTINGS).map_err(|error| Failure::config(error.to_string()))?;
+        let servers = servers(&self.url, events::SETTINGS)?;
         let mut fillers = tokio::task::JoinSet::new();
         for _ in 0..FILLERS {
-            let (events, next, mut conn) = (Arc::clone(&events), Arc::clone(&next), options.connect().await.map_err(failed)?);
+            let (events, next, mut conn) = (Arc::clone(&events), Arc::clone(&next), servers.connect().await.map_err(failed)?);
             fillers.spawn(async move {
                 loop {
                     let first = next.fetch_add(FILL_BATCH, Relaxed);

@@ -9,6 +9,7 @@ use super::{Plan, drain_patience, no_sink, yardstick};
 use crate::cli::Failure;
 use crate::clock;
 use crate::store::bench;
+use crate::store::servers::Connection;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
@@ -90,7 +91,7 @@ async fn filled(lab: &Lab, to: Destination, events: u64) -> Result<Database, Fai
     Ok(database)
 }
 
-async fn hold_horizon(database: &Database) -> Result<sqlx::PgConnection, Failure> {
+async fn hold_horizon(database: &Database) -> Result<Connection, Failure> {
     bench::hold_horizon(database.url()).await.map_err(|error| Failure::database("cannot hold a transaction open", &error))
 }
 
