@@ -75,6 +75,40 @@ async fn when_a_synchronous_standby_takes_over_nothing_acknowledged_is_lost_and_
     eventually("hints come from the server that takes the writes", async || system.value::<i64>(listeners).await == 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_turns_read_only_is_left_by_every_connection_although_it_answers() {
+    let dir = private::folder();
+    let first = Cluster::primary(dir.path()).await;
+    let second = Cluster::standby_of(&first, dir.path(), free_port()).await;
+    let mut system = System::between(&url_of([&first, &second]), &first.url()).await;
+    system.migrate().await;
+    let sink = Sink::answering(200).await;
+    let _worker = system.working(&system.config(&sink.config("lms", ""))).await;
+    let ingest = system.ingest().await;
+    store(&mut ingest.client(), &[Event::of("u-1", 0)]).await;
+    system.drained(1).await;
+    let standby = pool(&second.url());
+    eventually("the standby has it", async || {
+        sqlx::query_scalar("select count(*) from sluice.deliveries where status = 'delivered'").fetch_one(&standby).await.ok()
+            == Some(1_i64)
+    })
+    .await;
+
+    execute(&first, "alter system set default_transaction_read_only = on").await;
+    execute(&first, "select pg_reload_conf()").await;
+    let mut client = ingest.client();
+    eventually("nothing is stored here any more", async || client.post(&Event::of("u-1", 0)).await.status() == 503).await;
+    second.promote();
+    let old = std::mem::replace(&mut system.db, standby);
+    within(RECOVERY_MAX, "events are stored again", async || client.post(&Event::of("u-1", 1)).await.status() == 200).await;
+    system.drained(2).await;
+    within(RECOVERY_MAX, "every connection has left", async || {
+        let left = "select count(*) from pg_stat_activity where application_name like 'sluice %'";
+        sqlx::query_scalar(left).fetch_one(&old).await.ok() == Some(0_i64)
+    })
+    .await;
+}
+
 /// The contrast, and what shows that the check above can fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_lagged_behind_lacks_what_was_acknowledged_since_and_the_rest_goes_on() {
