@@ -3,7 +3,7 @@
 //! Mostly it ends by itself, when it is done or its time is over. Not one whose commit waits for a synchronous standby: no timeout is about that, it
 //! does not look whether its client is still there, and it keeps its locks. With each try another would join it, until no connection is left.
 
-use super::servers::Connection;
+use super::servers::{Connection, is_useless_after};
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,7 +34,8 @@ impl Dropped {
         Ok(Serving { backend: Backend { pid: row.try_get(0)?, started: row.try_get(1)? }, dropped: self.clone() })
     }
 
-    /// Ends those that are still there. What they were about to commit may be committed or not, as after any lost connection.
+    /// Ends those that are still there. What they were about to commit may be committed or not, as after any lost connection. Where we may not, they
+    /// stay: no reason not to work.
     pub async fn end(&self, connection: &mut Connection) -> Result<(), sqlx::Error> {
         let left = std::mem::take(&mut *self.list());
         if left.is_empty() {
@@ -49,8 +50,14 @@ impl Dropped {
             &left.iter().map(|backend| backend.pid).collect::<Vec<_>>(),
             &left.iter().map(|backend| backend.started).collect::<Vec<_>>(),
         );
-        let ended = ended.fetch_one(&mut **connection).await.inspect_err(|_| self.list().extend(&left))?;
-        tracing::debug!(ended, "ended what lost connections had left at the server");
+        match ended.fetch_one(&mut **connection).await {
+            Ok(ended) => tracing::debug!(ended, "ended what lost connections had left at the server"),
+            Err(error) if !is_useless_after(&error) => tracing::warn!(%error, "cannot end what lost connections have left at the server"),
+            Err(error) => {
+                self.list().extend(left);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
