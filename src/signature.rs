@@ -178,6 +178,7 @@ mod tests {
         let signature = sign(&profile, b"new", "1700000000", body);
         assert!(verify(&[b"old", b"new"], signature.as_bytes()));
         assert!(verify(&[b"new", b"old"], signature.to_uppercase().as_bytes()));
+        assert!(verify(&[b"new", b"new"], signature.as_bytes()), "one secret under two names");
         assert!(!verify(&[b"old"], signature.as_bytes()));
         assert!(!verify(&[], signature.as_bytes()));
         for bad in [
