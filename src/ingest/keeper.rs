@@ -29,7 +29,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// And its other end, which is to be [run](run).
+    /// And its other end, which is to be [run].
     pub fn new() -> (Self, mpsc::Receiver<Unverified>) {
         metrics::describe_counter!(
             "sluice_ingest_unverified_total",
