@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// Events that were answered 2xx, by id, with the bytes that were signed.
@@ -18,6 +19,8 @@ pub struct Provider {
     acknowledgements: AtomicUsize,
     enough: AtomicBool,
     event: fn(&str, u64) -> Event,
+    /// Between two events of one learner, in microseconds.
+    pause_us: AtomicUsize,
 }
 
 impl Provider {
@@ -33,7 +36,13 @@ impl Provider {
             acknowledgements: AtomicUsize::new(0),
             enough: AtomicBool::new(false),
             event,
+            pause_us: AtomicUsize::new(0),
         })
+    }
+
+    /// Each learner rests so long after each event: a load that the workers of a build without optimizations keep up with.
+    pub fn pace(&self, pause: Duration) {
+        self.pause_us.store(pause.as_micros() as usize, Ordering::Relaxed);
     }
 
     /// Ingest is there from now on.
@@ -77,6 +86,10 @@ impl Provider {
             self.acknowledged.lock().unwrap().insert(event.id, event.body);
             self.acknowledgements.fetch_add(1, Ordering::Relaxed);
             n += 1;
+            let pause = self.pause_us.load(Ordering::Relaxed) as u64;
+            if pause > 0 {
+                tokio::time::sleep(Duration::from_micros(pause)).await;
+            }
         }
     }
 
