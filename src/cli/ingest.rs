@@ -8,7 +8,8 @@ use crate::store::migrate::SchemaError;
 use crate::store::pooler::{self, NotOurs};
 use crate::store::servers::Servers;
 use crate::store::{durability, migrate};
-use tokio::signal::unix::{SignalKind, signal};
+use std::convert::Infallible;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Receives webhooks until it is told to stop.
 ///
@@ -22,6 +23,8 @@ pub fn run(context: &Context) -> Result<(), Failure> {
 async fn serve(context: &Context, config: &Config) -> Result<(), Failure> {
     // Before anything that takes time: a signal during the start must stop it softly, too.
     let shutdown = shutdown(config.ingest.drain_timeout)?;
+    // And a reload must not end it.
+    let hangups = signal(SignalKind::hangup()).map_err(|error| Failure::failed(format!("cannot listen for SIGHUP: {error}")))?;
     if config.sources.is_empty() {
         return Err(Failure::config("the config has no [[source]]: there is nothing to receive"));
     }
@@ -55,16 +58,12 @@ async fn serve(context: &Context, config: &Config) -> Result<(), Failure> {
     let keyring = Keyring::new(&config.sources);
     tokio::select! {
         ended = ingest::run(config, &keyring, listener, ops, shutdown) => ended.map_err(|error| Failure::failed(error.to_string())),
-        failure = reload(context, &keyring) => Err(failure),
+        never = reload(hangups, context, &keyring) => match never {},
     }
 }
 
-/// Reads the config again at each SIGHUP, for the sake of the secrets. Ends only if it cannot listen for signals.
-async fn reload(context: &Context, keyring: &Keyring) -> Failure {
-    let mut hangups = match signal(SignalKind::hangup()) {
-        Ok(hangups) => hangups,
-        Err(error) => return Failure::failed(format!("cannot listen for SIGHUP: {error}")),
-    };
+/// Reads the config again at each SIGHUP, for the sake of the secrets.
+async fn reload(mut hangups: Signal, context: &Context, keyring: &Keyring) -> Infallible {
     loop {
         hangups.recv().await;
         match context.config(Part::Ingest) {

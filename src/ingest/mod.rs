@@ -115,7 +115,9 @@ pub async fn run(
         () = shutdown.aborted() => {}
     }
     waking.abort();
-    keeping.inspect(|keeping| keeping.abort());
+    if let Some(keeping) = keeping {
+        keeping.abort();
+    }
     last.begin();
     last.finish(ops::DRAIN).await;
     Ok(())

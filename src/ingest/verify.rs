@@ -83,7 +83,8 @@ pub struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// Verifies the claim against the body: with `secrets`, which may be newer than those of `source`. What verifies becomes an event, quarantined where it cannot be processed.
+    /// Verifies the claim against the body: with `secrets`, which may be newer than those of `source`. What verifies becomes an event,
+    /// quarantined where it cannot be processed.
     pub fn verify(&self, source: &Source, secrets: &[Secret<String>], payload: Bytes, now: DateTime<Utc>) -> Result<NewEvent, Answer> {
         let secrets = secrets.iter().map(Secret::expose).map(String::as_bytes);
         if !signature::verify(&source.profile, secrets, self.timestamp, &payload, self.signature) {

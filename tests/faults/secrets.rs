@@ -155,3 +155,18 @@ async fn requests_refused_in_a_botched_rotation_are_kept_within_their_bounds_and
     // Let in once, they are not let in again.
     assert_eq!(reverify(&["--json"]).await.matches("\"left\": 1").count() + reverify(&["--json"]).await.matches("\"left\":1").count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_while_ingest_starts_does_not_end_it() {
+    let system = System::new("reload_at_start").await;
+    // A database that takes the connection and says nothing: the start waits for it.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    system.detour(mute.local_addr().unwrap());
+    let (listen, config) = (address(), system.file("toml"));
+    write(&config, [listen, address()], "[\"old\"]");
+    let mut ingest = system.ingest_process(&config);
+    let _taken = mute.accept().await.unwrap();
+    ingest.signal(Signal::SIGHUP);
+    eventually("ingest listens", async || tokio::net::TcpStream::connect(listen).await.is_ok()).await;
+    assert!(ingest.is_running());
+}

@@ -233,6 +233,11 @@ impl System {
         self.ingest_at(address, &self.config(&format!("[ingest]\nlisten = \"{address}\"\n{keys}\n"))).await
     }
 
+    /// Ingest with this config, not listening yet.
+    pub fn ingest_process(&self, config: &Path) -> Process {
+        self.start(config, "ingest")
+    }
+
     /// The same, with a whole config, which says that it listens there.
     pub async fn ingest_at(&self, address: SocketAddr, config: &Path) -> Ingest {
         let process = self.start(config, "ingest");
