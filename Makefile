@@ -2,7 +2,7 @@
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults bench fuzz check fmt clippy doc deny sqlx sqlx-check help-check postgres
+.PHONY: help run test peers faults bench fuzz check fmt clippy doc deny sqlx sqlx-check help-check postgres
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -13,6 +13,9 @@ run: ## all in one, with a Postgres of its own (installs the server's binaries i
 
 test: ## all tests, on a real, throwaway Postgres
 	scripts/with-postgres.sh cargo test --all-features $(ARGS)
+
+peers: ## installs the servers that the tests of sinks deliver to, into .peers/
+	scripts/peers.sh
 
 faults: ## a storm of faults under load for MINUTES (10), reported as a table; SLUICE_TEST_SEED repeats one
 	SLUICE_TEST_MINUTES=$(or $(MINUTES),10) scripts/with-postgres.sh cargo test --all-features --test faults storm::whatever -- --nocapture

@@ -28,6 +28,13 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
 }
 
+impl Failure {
+    /// Nothing that was sent, and nothing that a later try could change.
+    pub fn permanent(error: impl Into<String>) -> Self {
+        Self { blame: Blame::Permanent, status: None, error: error.into(), response: None, retry_after: None }
+    }
+}
+
 /// How much of a sink's answer is kept in `attempts.response`.
 pub const RESPONSE_CHARS_MAX: usize = 1000;
 

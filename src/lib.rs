@@ -3,7 +3,7 @@
 //! Signed events come in over HTTP ([`ingest`]), are committed to Postgres before they are acknowledged ([`store`]), and
 //! leave to every downstream [`sink`] with that sink's own retries ([`worker`]). The two processes meet only in Postgres.
 //!
-//! Pure, at the bottom: [`event`], [`delivery`], [`signature`], [`backoff`], [`profile`]. docs/ARCHITECTURE.md is the map.
+//! Pure, at the bottom: [`event`], [`delivery`], [`signature`], [`backoff`], [`profile`], [`learning`]. docs/ARCHITECTURE.md is the map.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
@@ -16,6 +16,8 @@ pub mod dev;
 pub mod event;
 mod failpoint;
 pub mod ingest;
+pub mod learning;
+pub mod mapping;
 pub mod ops;
 pub mod profile;
 pub mod server;

@@ -17,6 +17,7 @@ pub use error::ConfigError;
 pub use units::duration as parse_duration;
 
 use crate::delivery::Policy;
+use crate::mapping::{Expression, Mapping};
 use crate::profile::Profile;
 use error::Problem;
 use ipnet::IpNet;
@@ -214,8 +215,8 @@ pub struct Sink {
     pub ordered: bool,
     /// `on_dead`: "continue" (default), or "block": a dead delivery holds its key's later ones.
     pub on_dead_block: bool,
-    /// `when`, which is not built yet: a config that sets it is refused, so that no filter is silently ignored.
-    pub when: Option<String>,
+    /// `when`: deliveries of events for which it is false are skipped.
+    pub when: Option<Expression>,
     /// Tries a second for the sink as a whole, over all workers: `rate`; `None`: no limit.
     pub rate_per_second: Option<f64>,
     pub breaker: Breaker,
@@ -251,6 +252,8 @@ pub struct HttpSink {
     pub allow: Vec<IpNet>,
     /// When set, requests carry Standard Webhooks headers: `signing_secret`, raw or `whsec_` + base64.
     pub signing_secret: Option<Secret<Vec<u8>>>,
+    /// When set, this is sent instead of the payload: `body`.
+    pub body: Option<Mapping>,
 }
 
 /// `kind = "file"`.

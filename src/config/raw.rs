@@ -3,7 +3,7 @@
 //! Nothing here has a `Debug`: these are the values before it is known which of them are secret.
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_spanned::Spanned;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,6 +45,62 @@ impl Visitor<'_> for ScalarVisitor {
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Scalar, E> {
         Ok(Scalar::Float(value))
+    }
+}
+
+/// A value with a shape of its own, such as `body`: each part with its place.
+pub(super) enum Tree {
+    Scalar(Scalar),
+    Boolean(bool),
+    Table(Vec<(Spanned<String>, Spanned<Tree>)>),
+    List(Vec<Spanned<Tree>>),
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+struct TreeVisitor;
+
+impl<'de> Visitor<'de> for TreeVisitor {
+    type Value = Tree;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text in quotes, a number, true or false, a list or a table")
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Tree, E> {
+        ScalarVisitor.visit_str(value).map(Tree::Scalar)
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Tree, E> {
+        ScalarVisitor.visit_i64(value).map(Tree::Scalar)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Tree, E> {
+        ScalarVisitor.visit_f64(value).map(Tree::Scalar)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Boolean(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Tree, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Tree::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Tree, A::Error> {
+        let mut table = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            table.push(entry);
+        }
+        Ok(Tree::Table(table))
     }
 }
 
@@ -147,6 +203,7 @@ pub(super) struct Sink {
     pub allow: Option<List>,
     pub signing_secret: Option<Item>,
     pub path: Option<Item>,
+    pub body: Option<Spanned<Tree>>,
 }
 
 #[derive(Deserialize, Default)]

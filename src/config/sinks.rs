@@ -2,14 +2,16 @@
 
 use super::check::{Names, list, read, required, wrong};
 use super::error::Problem;
-use super::raw::{self, Item, Scalar};
+use super::raw::{self, Item, Scalar, Tree};
 use super::values::{self, count, duration, number};
 use super::{Breaker, FileSink, HttpSink, Secret, Sink, SinkKind};
 use crate::backoff::Backoff;
 use crate::delivery::Policy;
+use crate::mapping::{Expression, Mapping};
+use ipnet::IpNet;
 use serde_spanned::Spanned;
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,9 +51,6 @@ pub(super) fn sinks(raw: &[Spanned<raw::Sink>]) -> Result<Vec<Sink>, Problem> {
 
 fn sink(entry: &Spanned<raw::Sink>, names: &mut Names) -> Result<Sink, Problem> {
     let raw = entry.get_ref();
-    if raw.when.is_some() {
-        return Err(wrong(&raw.when, "`when` is not built yet: remove it, and filter in the sink or by `events`"));
-    }
     let ordered = read(&raw.order, "order", values::one_of(&[("key", true), ("none", false)]))?.unwrap_or(true);
     let on_dead_block = read(&raw.on_dead, "on_dead", values::one_of(&[("continue", false), ("block", true)]))?.unwrap_or(false);
     if on_dead_block && !ordered {
@@ -73,10 +72,40 @@ fn sink(entry: &Spanned<raw::Sink>, names: &mut Names) -> Result<Sink, Problem> 
         policy: policy(&raw.retry)?,
         ordered,
         on_dead_block,
-        when: None,
+        when: read(&raw.when, "when", expression)?,
         rate_per_second: read(&raw.rate, "rate", rate)?,
         breaker: breaker(&raw.breaker)?,
     })
+}
+
+/// An expression in CEL.
+fn expression(value: &Scalar) -> Result<Expression, String> {
+    Expression::parse(&values::text(value)?)
+}
+
+/// A value whose texts are expressions in CEL; `key` is what it is called.
+pub(super) fn mapping(tree: &Spanned<Tree>, key: &str) -> Result<Mapping, Problem> {
+    let problem = |message: String| Problem::new(tree.span(), format!("each text of `{key}` {message}"));
+    Ok(match tree.get_ref() {
+        Tree::Scalar(Scalar::Integer(number)) => Mapping::Constant((*number).into()),
+        Tree::Scalar(Scalar::Float(number)) => Mapping::Constant((*number).into()),
+        Tree::Scalar(text) => Mapping::Expression(expression(text).map_err(problem)?),
+        Tree::Boolean(boolean) => Mapping::Constant((*boolean).into()),
+        Tree::List(items) => Mapping::List(items.iter().map(|item| mapping(item, key)).collect::<Result<_, _>>()?),
+        Tree::Table(entries) => {
+            let entry = |(name, tree): &(Spanned<String>, Spanned<Tree>)| Ok((name.get_ref().clone(), mapping(tree, key)?));
+            Mapping::Table(entries.iter().map(entry).collect::<Result<_, _>>()?)
+        }
+    })
+}
+
+/// `body` of a sink: a table, since what it makes is a JSON object.
+fn body(raw: &raw::Sink) -> Result<Option<Mapping>, Problem> {
+    let Some(tree) = &raw.body else { return Ok(None) };
+    if !matches!(tree.get_ref(), Tree::Table(_)) {
+        return Err(Problem::new(tree.span(), "`body` must be a table: write [sink.body], and a line for each field"));
+    }
+    mapping(tree, "body").map(Some)
 }
 
 /// An event type as an event can carry it.
@@ -114,57 +143,80 @@ fn breaker(raw: &raw::Breaker) -> Result<Breaker, Problem> {
     Ok(breaker)
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Http,
     File,
     Null,
 }
 
+/// The config's words for the kinds.
+const KINDS: [(&str, Kind); 3] = [("http", Kind::Http), ("file", Kind::File), ("null", Kind::Null)];
+
+/// A `[[sink]]` whose kind is known.
+struct Entry<'a> {
+    raw: &'a raw::Sink,
+    table: Range<usize>,
+}
+
+impl Entry<'_> {
+    /// A key that this kind cannot do without; `hint` is a value that it could have.
+    fn required<T>(&self, item: &Option<Item>, key: &str, parse: impl Fn(&Scalar) -> Result<T, String>, hint: &str) -> Result<T, Problem> {
+        let message = format!("`{key}` of this sink is missing: add it, such as {key} = \"{hint}\"");
+        required(read(item, key, parse)?, self.table.clone(), &message)
+    }
+
+    /// The private ranges that it may reach.
+    fn allow(&self) -> Result<Vec<IpNet>, Problem> {
+        Ok(list(&self.raw.allow, "allow", values::network)?.unwrap_or_default())
+    }
+}
+
 fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
-    let raw = entry.get_ref();
-    let missing = |key: &str, hint: &str| format!("`{key}` of this sink is missing: add it, such as {key} = \"{hint}\"");
-    let kinds = values::one_of(&[("http", Kind::Http), ("file", Kind::File), ("null", Kind::Null)]);
-    let kind = required(read(&raw.kind, "kind", kinds)?, entry.span(), &missing("kind", "http"))?;
-    refuse_other_kinds(raw, kind)?;
-    Ok(match kind {
-        Kind::Http => {
-            let url = read(&raw.url, "url", values::http_url)?;
-            SinkKind::Http(HttpSink {
-                url: required(url, entry.span(), &missing("url", "https://crm.example.com/hook"))?,
-                headers: headers(&raw.headers)?,
-                allow: list(&raw.allow, "allow", values::network)?.unwrap_or_default(),
-                signing_secret: read(&raw.signing_secret, "signing_secret", values::signing_secret)?,
-            })
-        }
+    let entry = Entry { raw: entry.get_ref(), table: entry.span() };
+    let kind = entry.required(&entry.raw.kind, "kind", values::one_of(&KINDS), "http")?;
+    refuse_other_kinds(entry.raw, kind)?;
+    match kind {
+        Kind::Http => http(&entry).map(SinkKind::Http),
         Kind::File => {
-            let path = required(read(&raw.path, "path", values::text)?, entry.span(), &missing("path", "events.ndjson"))?;
-            SinkKind::File(FileSink { path: PathBuf::from(path) })
+            let path = entry.required(&entry.raw.path, "path", values::text, "events.ndjson")?;
+            Ok(SinkKind::File(FileSink { path: PathBuf::from(path) }))
         }
-        Kind::Null => SinkKind::Null,
+        Kind::Null => Ok(SinkKind::Null),
+    }
+}
+
+fn http(entry: &Entry) -> Result<HttpSink, Problem> {
+    Ok(HttpSink {
+        url: entry.required(&entry.raw.url, "url", values::http_url, "https://crm.example.com/hook")?,
+        headers: headers(&entry.raw.headers)?,
+        allow: entry.allow()?,
+        signing_secret: read(&entry.raw.signing_secret, "signing_secret", values::signing_secret)?,
+        body: body(entry.raw)?,
     })
 }
 
 /// A key that this kind would ignore is a mistake: whoever wrote it expects it to do something.
 fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     let span = |item: &Option<Item>| item.as_ref().map(Spanned::span);
-    let of_http = [
-        ("url", span(&raw.url)),
-        ("headers", raw.headers.as_ref().map(Spanned::span)),
-        ("allow", raw.allow.as_ref().map(Spanned::span)),
-        ("signing_secret", span(&raw.signing_secret)),
+    let keys: [(&str, Option<Range<usize>>, &[Kind]); 6] = [
+        ("url", span(&raw.url), &[Kind::Http]),
+        ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http]),
+        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http]),
+        ("signing_secret", span(&raw.signing_secret), &[Kind::Http]),
+        ("path", span(&raw.path), &[Kind::File]),
+        ("body", raw.body.as_ref().map(Spanned::span), &[Kind::Http]),
     ];
-    let of_file = [("path", span(&raw.path))];
-    let (http, file) = (of_http.into_iter().map(|key| (key, "http")), of_file.into_iter().map(|key| (key, "file")));
-    let foreign: Vec<_> = match kind {
-        Kind::Http => file.collect(),
-        Kind::File => http.collect(),
-        Kind::Null => http.chain(file).collect(),
-    };
-    match foreign.into_iter().find_map(|((key, span), owner)| Some((key, span?, owner))) {
-        Some((key, span, owner)) => Err(Problem::new(span, format!("`{key}` is a key of kind = \"{owner}\" alone: remove it"))),
-        None => Ok(()),
+    for (key, span, owners) in keys {
+        if let Some(span) = span
+            && !owners.contains(&kind)
+        {
+            let owners = KINDS.iter().filter(|(_, kind)| owners.contains(kind)).map(|(word, _)| format!("\"{word}\""));
+            let owners = owners.collect::<Vec<_>>().join(" or ");
+            return Err(Problem::new(span, format!("`{key}` is a key of kind = {owners} alone: remove it")));
+        }
     }
+    Ok(())
 }
 
 type RawHeaders = Option<Spanned<BTreeMap<Spanned<String>, Item>>>;

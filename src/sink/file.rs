@@ -169,6 +169,7 @@ mod tests {
 
     fn delivery(event_id: &str, payload: &[u8]) -> Delivery {
         Delivery {
+            seq: 1,
             source: "mindtickle".into(),
             event_id: event_id.into(),
             event_type: Some("course.completed".into()),

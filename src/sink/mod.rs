@@ -12,12 +12,14 @@
 //! [`Blame`](crate::delivery::Blame). Its errors name what happened, and never a secret, a payload or a URL's query.
 
 pub mod address;
+pub mod client;
 pub mod file;
 pub mod http;
 pub mod null;
 
 use crate::config;
 use crate::delivery::Outcome;
+use crate::mapping::{Meta, Subject, Unevaluated};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::pin::Pin;
@@ -27,6 +29,8 @@ use uuid::Uuid;
 /// One event owed to one sink, as the sink sees it.
 #[derive(Debug, Clone)]
 pub struct Delivery {
+    /// `events.seq`: of two events of one order key, the one acknowledged first has the lower.
+    pub seq: i64,
     /// `events.source`.
     pub source: Arc<str>,
     /// `events.event_id`: 1–200 printable ASCII characters.
@@ -43,6 +47,14 @@ pub struct Delivery {
     pub traceparent: Option<String>,
     /// The same on every try and replay: see [`idempotency_key`].
     pub idempotency_key: Uuid,
+}
+
+impl Delivery {
+    /// What expressions of the config see of it.
+    pub fn subject(&self) -> Result<Subject<'static>, Unevaluated> {
+        let event_type = self.event_type.as_deref();
+        Subject::new(&self.payload, &Meta { id: &self.event_id, event_type, source: &self.source, received_at: self.received_at })
+    }
 }
 
 /// The answers to a batch: one [`Outcome`] for each delivery, in its order.

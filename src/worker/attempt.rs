@@ -124,6 +124,12 @@ async fn attempt(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Box<It
         let Some(prepared) = Box::pin(prepare(shared, pipe, batch)).await else { return };
         batch = prepared;
     }
+    if pipe.config.when.is_some() {
+        batch = sift(shared, pipe, batch);
+        if batch.is_empty() {
+            return;
+        }
+    }
     let (started_at, began) = (clock::now(), clock::instant());
     let deliveries: Vec<_> = batch.iter_mut().filter_map(|taken| taken.row.item.delivery.take()).collect();
     failpoint!("try-begins");
@@ -193,6 +199,24 @@ async fn prepare(shared: &Arc<Shared>, pipe: &Arc<Pipe>, mut batch: Vec<Taken<Bo
         ready.push(taken);
     }
     (!ready.is_empty()).then_some(ready)
+}
+
+/// Keeps what the sink's `when` lets through. The rest is concluded: skipped where it is false, dead where it cannot be told, since a
+/// mistake in the expression must not lose events without a sign.
+fn sift(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Box<Item>>>) -> Vec<Taken<Box<Item>>> {
+    let holds = |taken: &Taken<Box<Item>>| match (&pipe.config.when, &taken.row.item.delivery) {
+        (Some(when), Some(delivery)) => delivery.subject().and_then(|subject| when.holds(&subject)),
+        _ => Ok(true),
+    };
+    let mut kept = Vec::with_capacity(batch.len());
+    for taken in batch {
+        match holds(&taken) {
+            Ok(true) => kept.push(taken),
+            Ok(false) => conclude_unsent(shared, pipe, taken, &Outcome::Skipped { reason: "`when` is false for it".into() }),
+            Err(error) => conclude_untried(shared, pipe, taken, &format!("cannot tell whether `when` holds: {error}")),
+        }
+    }
+    kept
 }
 
 /// The call to the sink, bounded in time and safe from its panics: one outcome a delivery.
@@ -285,15 +309,20 @@ fn blames_sink(outcome: &Outcome, resting: bool) -> bool {
     }
 }
 
-/// A delivery that cannot be tried at all is dead. That says nothing about the sink.
+/// A delivery that cannot be tried at all is dead.
 fn conclude_untried(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Box<Item>>, error: &str) {
-    let failure = Failure { blame: Blame::Permanent, status: None, error: error.into(), response: None, retry_after: None };
+    conclude_unsent(shared, pipe, taken, &Outcome::Failed(Failure::permanent(error)));
+}
+
+/// A delivery that is over before it was sent: skipped or dead. That says nothing about the sink.
+fn conclude_unsent(shared: &Arc<Shared>, pipe: &Arc<Pipe>, taken: Taken<Box<Item>>, outcome: &Outcome) {
     let tried = Tried { started_at: clock::now(), duration: Duration::ZERO };
+    let decision = if matches!(outcome, Outcome::Skipped { .. }) { Decision::Skipped } else { Decision::Dead };
     let row = taken.row;
     pipe.queue().tried(row.place(), taken.suspect);
-    count(pipe, &Decision::Dead, tried.duration);
-    let attempts = row.attempts + 1;
-    record(shared, pipe, row, attempts, &Outcome::Failed(failure), &Decision::Dead, &tried);
+    count(pipe, &decision, tried.duration);
+    let attempts = row.attempts + i32::from(decision == Decision::Dead);
+    record(shared, pipe, row, attempts, outcome, &decision, &tried);
 }
 
 /// A row that is not as it was read is read again.

@@ -184,6 +184,7 @@ fn to_row(row: DueRow, sink: &str) -> Row<Box<Item>> {
         // Rows are moved from list to list: what the try needs stays where it is.
         item: Box::new(Item {
             delivery: Some(Delivery {
+                seq: row.event_seq,
                 idempotency_key: idempotency_key(&row.source, &row.event_id, sink),
                 source: row.source.into(),
                 event_id: row.event_id,

@@ -16,6 +16,7 @@ pub const PAYLOAD: &[u8] = b" {\"event\" : \"course.completed\",\n\"data\":{\"us
 
 pub fn delivery(event_id: &str) -> Delivery {
     Delivery {
+        seq: 1,
         source: "mindtickle".into(),
         event_id: event_id.into(),
         event_type: Some("course.completed".into()),
@@ -29,7 +30,7 @@ pub fn delivery(event_id: &str) -> Delivery {
 
 pub fn config(url: &str) -> Config {
     let allow = vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-    Config { url: Secret::new(url.into()), headers: Vec::new(), allow, signing_secret: None }
+    Config { url: Secret::new(url.into()), headers: Vec::new(), allow, signing_secret: None, body: None }
 }
 
 pub fn sink(url: &str) -> HttpSink {

@@ -89,7 +89,7 @@ fn a_wrong_value_of_a_sink_is_an_error_at_its_place_and_is_not_repeated() {
         (http("path = ‸\"hunter2\""), "`path` is a key of kind = \"file\" alone"),
         (sink("kind = \"null\"\nurl = ‸\"hunter2\""), "`url` is a key of kind = \"http\" alone"),
         (sink("kind = \"file\"\npath = \"x\"\nheaders = ‸{ a = \"hunter2\" }"), "`headers` is a key of kind"),
-        (http("when = ‸\"event.data.score < 70\""), "`when` is not built yet"),
+        (http("when = ‸\"event.data.score hunter2\""), "column 18 on"),
         (http("events = ‸[]"), "must not be an empty list"),
         (http("events = [‸\"a\\u0000\"]"), "must be an event type"),
         (http("concurrency = ‸0"), "from 1 to 10000"),

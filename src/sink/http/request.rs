@@ -2,6 +2,7 @@
 
 use super::standard_webhooks::Signer;
 use crate::config;
+use crate::mapping::{Mapping, Unevaluated};
 use crate::sink::{Delivery, OpenError};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -30,6 +31,7 @@ pub struct Template {
     uri: Uri,
     headers: HeaderMap,
     signer: Option<Signer>,
+    body: Option<Mapping>,
 }
 
 impl Template {
@@ -46,22 +48,28 @@ impl Template {
             headers.insert(header, value);
         }
         let signer = config.signing_secret.as_ref().map(|secret| Signer::new(secret.expose()));
-        Ok(Self { uri: parse(config.url.expose())?, headers, signer })
+        Ok(Self { uri: parse(config.url.expose())?, headers, signer, body: config.body.clone() })
     }
 
-    /// Whether the connection is to be encrypted.
-    pub fn is_https(&self) -> bool {
-        self.uri.scheme_str() == Some("https")
+    /// Where requests go. Its path and query may be a secret.
+    pub fn uri(&self) -> &Uri {
+        &self.uri
     }
 
-    /// The one part of the URL that an error may name.
-    pub fn host(&self) -> &str {
-        self.uri.host().unwrap_or_default()
+    /// What is sent of an event: its payload, or what `body` makes of it.
+    fn content(&self, delivery: &Delivery) -> Result<Bytes, Unevaluated> {
+        match &self.body {
+            None => Ok(delivery.payload.clone()),
+            // Keys in the order of the alphabet: the same bytes on every try.
+            Some(body) => Ok(body.evaluate(&delivery.subject()?)?.to_string().into()),
+        }
     }
 
-    /// The request of a try at the time `now`, which only the signature's timestamp shows: all else is the same on every try.
-    pub fn request(&self, delivery: &Delivery, now: impl FnOnce() -> DateTime<Utc>) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(delivery.payload.clone()));
+    /// The request of a try at the time `now`, which only the signature's timestamp shows: all else is the same on every try. The error is
+    /// what `body` cannot make of this event.
+    pub fn request(&self, delivery: &Delivery, now: impl FnOnce() -> DateTime<Utc>) -> Result<Request<Full<Bytes>>, Unevaluated> {
+        let content = self.content(delivery)?;
+        let mut request = Request::new(Full::new(content.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
@@ -83,11 +91,11 @@ impl Template {
             let timestamp = now().timestamp().to_string();
             // The specification wants an id that is unique for the receiver, the same on every try, and without a full
             // stop. An event id is none of these: two sources may use the same one, and it may hold any character.
-            put(headers, WEBHOOK_SIGNATURE, &signer.sign(key, &timestamp, &delivery.payload));
+            put(headers, WEBHOOK_SIGNATURE, &signer.sign(key, &timestamp, &content));
             put(headers, WEBHOOK_ID, key);
             put(headers, WEBHOOK_TIMESTAMP, &timestamp);
         }
-        request
+        Ok(request)
     }
 }
 
@@ -105,7 +113,7 @@ fn derived_traceparent(key: Uuid) -> String {
 }
 
 /// Takes an absolute http(s) URL apart, and refuses what could make it mean something else than it says.
-fn parse(url: &str) -> Result<Uri, OpenError> {
+pub fn parse(url: &str) -> Result<Uri, OpenError> {
     let uri: Uri = url.parse().map_err(|_| OpenError::Url("is not a URL"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(OpenError::Url("does not begin with http:// or https://"));
@@ -131,11 +139,12 @@ mod tests {
     use chrono::TimeZone;
 
     fn config(url: &str) -> config::HttpSink {
-        config::HttpSink { url: Secret::new(url.into()), headers: Vec::new(), allow: Vec::new(), signing_secret: None }
+        config::HttpSink { url: Secret::new(url.into()), headers: Vec::new(), allow: Vec::new(), signing_secret: None, body: None }
     }
 
     fn delivery() -> Delivery {
         Delivery {
+            seq: 1,
             source: "mindtickle".into(),
             event_id: "evt_1".into(),
             event_type: Some("course.completed".into()),
@@ -154,8 +163,8 @@ mod tests {
     #[test]
     fn every_try_sends_the_same_headers_whatever_the_time() {
         let template = Template::new(&config("http://a.example/hook?x=1")).unwrap();
-        let request = template.request(&delivery(), || at(1));
-        assert_eq!(request.headers(), template.request(&delivery(), || at(2)).headers());
+        let request = template.request(&delivery(), || at(1)).unwrap();
+        assert_eq!(request.headers(), template.request(&delivery(), || at(2)).unwrap().headers());
         let key = delivery().idempotency_key.to_string();
         let header = |name: &str| request.headers().get(name).unwrap().to_str().unwrap().to_owned();
         assert_eq!(header("x-event-id"), "evt_1");
@@ -170,7 +179,7 @@ mod tests {
     fn a_trace_context_that_came_with_the_event_is_passed_on() {
         let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let delivery = Delivery { traceparent: Some(traceparent.into()), ..delivery() };
-        let request = Template::new(&config("http://a.example")).unwrap().request(&delivery, || at(1));
+        let request = Template::new(&config("http://a.example")).unwrap().request(&delivery, || at(1)).unwrap();
         assert_eq!(request.headers()["traceparent"], traceparent);
     }
 
@@ -178,7 +187,7 @@ mod tests {
     fn a_type_that_no_header_can_hold_is_left_out() {
         let template = Template::new(&config("http://a.example")).unwrap();
         for event_type in [None, Some("a\nx-injected: 1".to_owned()), Some("caf\u{e9}".to_owned())] {
-            let request = template.request(&Delivery { event_type, ..delivery() }, || at(1));
+            let request = template.request(&Delivery { event_type, ..delivery() }, || at(1)).unwrap();
             assert!(!request.headers().contains_key("x-event-type"));
         }
     }
@@ -187,7 +196,7 @@ mod tests {
     fn a_signed_request_has_a_timestamp_of_its_own_and_the_same_id() {
         let config = config::HttpSink { signing_secret: Some(Secret::new(b"key".to_vec())), ..config("http://a.example") };
         let template = Template::new(&config).unwrap();
-        let headers = |unix| template.request(&delivery(), || at(unix)).headers().clone();
+        let headers = |unix| template.request(&delivery(), || at(unix)).unwrap().headers().clone();
         let (first, second) = (headers(1_700_000_000), headers(1_700_000_060));
         assert_eq!(first["webhook-id"], second["webhook-id"]);
         assert_eq!(second["webhook-timestamp"], "1700000060");
@@ -201,7 +210,7 @@ mod tests {
         let with = |name: &str, value: &str| {
             let headers = vec![(name.to_owned(), Secret::new(value.to_owned()))];
             Template::new(&config::HttpSink { headers, ..config("http://a.example") })
-                .map(|template| template.request(&delivery(), || at(1)))
+                .map(|template| template.request(&delivery(), || at(1)).unwrap())
         };
         let request = with("Authorization", "Bearer s3cret").unwrap();
         assert_eq!(request.headers()["authorization"], "Bearer s3cret");

@@ -16,7 +16,7 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// drips must not turn a 200 or a 400 into a timeout.
 const BODY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Reads an answer and judges it.
+/// Reads an answer of which only the status matters, and judges it.
 pub async fn judge(answer: Response<Incoming>) -> Outcome {
     let (head, body) = answer.into_parts();
     if head.status.is_success() {
@@ -26,13 +26,60 @@ pub async fn judge(answer: Response<Incoming>) -> Outcome {
         }
         return Outcome::Delivered { status: Some(head.status.as_u16()) };
     }
-    Outcome::Failed(Failure {
-        blame: blame(head.status),
-        status: Some(head.status.as_u16()),
-        error: error(head.status, &head.headers),
-        response: text(&beginning(body).await),
-        retry_after: head.headers.get(RETRY_AFTER).and_then(|value| retry_after::parse(value.to_str().ok()?, clock::now())),
-    })
+    let beginning = beginning(body).await;
+    Outcome::Failed(Answer { status: head.status, headers: head.headers, body: beginning }.failure())
+}
+
+/// An answer that was read.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// The first 64 KiB at most.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// Reads an answer whose body matters: all of it up to 64 KiB, for as long as the try may take.
+    pub async fn read(answer: Response<Incoming>) -> Result<Self, hyper::Error> {
+        let (head, mut incoming) = answer.into_parts();
+        let mut body = Vec::new();
+        while let Some(frame) = incoming.frame().await {
+            if let Some(data) = frame?.data_ref() {
+                body.extend_from_slice(&data[..data.len().min(BODY_BYTES_MAX - body.len())]);
+            }
+            if body.len() == BODY_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(Self { status: head.status, headers: head.headers, body })
+    }
+
+    /// The body as JSON, where it is.
+    pub fn json(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    /// What it means where the protocol has no more to say than its status: see [`blame`].
+    pub fn failure(&self) -> Failure {
+        Failure {
+            blame: blame(self.status),
+            status: Some(self.status.as_u16()),
+            error: error(self.status, &self.headers),
+            response: text(&self.body),
+            retry_after: self.headers.get(RETRY_AFTER).and_then(|value| retry_after::parse(value.to_str().ok()?, clock::now())),
+        }
+    }
+
+    /// [`Answer::failure`] with a blame and words of the sink's own: `said` goes behind what the status says.
+    pub fn failure_as(&self, blame: Blame, said: &str) -> Failure {
+        let mut failure = self.failure();
+        failure.blame = blame;
+        if !said.is_empty() {
+            failure.error = format!("{}: {}", failure.error, text(said.as_bytes()).unwrap_or_default());
+        }
+        failure
+    }
 }
 
 /// What a status other than success says of the next try.
@@ -83,7 +130,7 @@ async fn beginning(mut body: Incoming) -> Vec<u8> {
 }
 
 /// What is kept of a body, fit to be stored and shown.
-fn text(body: &[u8]) -> Option<String> {
+pub fn text(body: &[u8]) -> Option<String> {
     // A character has at most four bytes, so the rest cannot matter.
     let body = &body[..body.len().min(4 * RESPONSE_CHARS_MAX)];
     let text: String =

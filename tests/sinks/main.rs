@@ -1,0 +1,18 @@
+//! Every kind of sink against server software that others wrote, from a signed event to the peer's own state. Where no such
+//! server exists, the double says *stub* in its name and refuses what the real service would refuse.
+#![expect(dead_code, reason = "the support files are shared: each program uses a part of them")]
+
+#[path = "../support/client.rs"]
+mod client;
+#[path = "../support/http.rs"]
+mod http;
+#[path = "../support/peers.rs"]
+mod peers;
+#[path = "../support/private.rs"]
+mod private;
+#[path = "../support/server.rs"]
+mod server;
+#[path = "../support/sink.rs"]
+mod sink;
+#[path = "../support/system.rs"]
+mod system;
