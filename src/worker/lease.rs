@@ -8,6 +8,7 @@ use super::breaker;
 use super::pipe::Pipe;
 use crate::clock;
 use crate::event::{LANES, fnv1a};
+use crate::failpoint::failpoint;
 use crate::store::{deliveries, lanes, sinks};
 use lanes::{Renewal, SinkState};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -22,12 +23,17 @@ const RENEW_EVERY: Duration = Duration::from_millis(3333);
 /// How long before the lease ends tries are abandoned.
 const MARGIN: Duration = Duration::from_millis(700);
 
+/// Before lanes are asked for again that could not be had.
+const AFTER_TROUBLE: Duration = Duration::from_millis(300);
+
 /// How often lanes that are being handed over are looked at.
 const HANDOVER_EVERY: Duration = Duration::from_millis(10);
 
 /// This process's lease, as its tasks see it.
 pub struct Lease {
     id: AtomicI64,
+    /// The lease before this one, where it was given up and the database has not been told; 0: there is none.
+    given_up: AtomicI64,
     /// Milliseconds after `origin` at which tries must have ended.
     until_ms: AtomicU64,
     origin: Instant,
@@ -37,7 +43,13 @@ pub struct Lease {
 
 impl Lease {
     pub fn new() -> Self {
-        Self { id: AtomicI64::new(0), until_ms: AtomicU64::new(0), origin: clock::instant(), tries: Mutex::default() }
+        Self {
+            id: AtomicI64::new(0),
+            given_up: AtomicI64::new(0),
+            until_ms: AtomicU64::new(0),
+            origin: clock::instant(),
+            tries: Mutex::default(),
+        }
     }
 
     /// `workers.id` of this lease; 0 while there is none.
@@ -127,6 +139,12 @@ async fn tick(shared: &Shared, epoch: &mut i32) -> Result<Option<Renewal>, sqlx:
             if shared.left.is_cancelled() {
                 return Err(sqlx::Error::PoolClosed);
             }
+            let given_up = shared.lease.given_up.load(Ordering::Acquire);
+            if given_up != 0 {
+                // Until it runs out nobody would work on its lanes, and it would count as a worker that needs its share.
+                lanes::deregister(conn, given_up).await?;
+                shared.lease.given_up.store(0, Ordering::Release);
+            }
             *epoch += 1;
             let names: Vec<String> = shared.pipes.iter().map(|pipe| pipe.name.to_string()).collect();
             let id = lanes::register(conn, &shared.name, *epoch, &names).await?;
@@ -139,13 +157,18 @@ async fn tick(shared: &Shared, epoch: &mut i32) -> Result<Option<Renewal>, sqlx:
     tokio::time::timeout(patience + Duration::from_secs(1), work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
-/// Lets go of everything. What the old lease's tries leave behind is fenced off by the queues' epochs, and in the database by generation.
+/// Lets go of everything. The next renewal, at once, tells the database and takes a new lease. What the old lease's tries leave behind is
+/// fenced off by the queues' epochs, and in the database by generation.
 fn lose(shared: &Shared) {
     shared.lease.end();
-    shared.lease.id.store(0, Ordering::Release);
+    let id = shared.lease.id.swap(0, Ordering::AcqRel);
+    if id != 0 {
+        shared.lease.given_up.store(id, Ordering::Release);
+    }
     for pipe in &shared.pipes {
         pipe.queue().disown_all();
     }
+    shared.renew.notify_one();
 }
 
 /// Takes over what the database says of each sink.
@@ -201,7 +224,9 @@ pub async fn balance(shared: Arc<Shared>, mut seen: watch::Receiver<Option<Arc<S
             continue;
         }
         if let Err(error) = rebalance(&shared, &seen.renewal).await {
-            tracing::warn!(%error, "cannot take over lanes; trying again at the next renewal");
+            tracing::warn!(%error, "cannot take over lanes; trying again");
+            tokio::time::sleep(AFTER_TROUBLE).await;
+            shared.renew.notify_one();
         }
         changed_at = clock::instant();
     }
@@ -240,6 +265,7 @@ async fn rebalance(shared: &Shared, renewal: &Renewal) -> Result<(), sqlx::Error
 async fn take_over(shared: &Shared, pipe: &Pipe, limit: i64) -> Result<(), sqlx::Error> {
     let id = shared.lease.id();
     let claimed = shared.control(async |conn| lanes::claim(conn, id, &pipe.name, limit).await).await?;
+    failpoint!("claim-unheard", Err(sqlx::Error::PoolTimedOut));
     if claimed.is_empty() {
         return Ok(());
     }
@@ -297,13 +323,12 @@ async fn hand_over(shared: &Shared) -> (bool, bool) {
 /// Ends the lease on the way out: the others take the lanes at once.
 pub async fn leave(shared: &Shared) {
     shared.left.cancel();
-    let id = shared.lease.id.swap(0, Ordering::AcqRel);
+    let leases = [shared.lease.id.swap(0, Ordering::AcqRel), shared.lease.given_up.swap(0, Ordering::AcqRel)];
     shared.lease.end();
     flush_counts(shared).await;
-    if id == 0 {
-        return;
-    }
-    if let Err(error) = shared.control(async |conn| lanes::deregister(conn, id).await).await {
-        tracing::warn!(%error, "cannot hand lanes over: the others take them when the lease ends");
+    for id in leases.into_iter().filter(|id| *id != 0) {
+        if let Err(error) = shared.control(async |conn| lanes::deregister(conn, id).await).await {
+            tracing::warn!(%error, "cannot hand lanes over: the others take them when the lease ends");
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::client::{Client, Event};
 use crate::sink::Sink;
-use crate::system::{Process, System, eventually};
+use crate::system::{Process, System, eventually, within};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What a failpoint is set to: to act the first time, or the time after so many.
 fn after(times: usize, name: &str) -> String {
@@ -154,4 +155,15 @@ async fn a_payload_that_panics_a_sinks_code_is_dead_after_its_attempts_and_its_n
     let attempts = "select min(attempts) from sluice.deliveries where status = 'dead' and last_error = 'the sink''s code panicked'";
     assert_eq!(system.value::<i32>(attempts).await, 4);
     assert_eq!((system.count("dead").await, system.count("delivered").await), (2, 24));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_never_heard_that_its_claim_of_lanes_went_through_gives_them_up_and_works_on_within_seconds() {
+    let Deliveries { system, sinks, config } = Deliveries::of("claim_unheard", 10).await;
+    system.failpoints("claim-unheard=1*return");
+    let worker = system.worker(&config);
+    // Without giving them up, nobody would work on them until the lease ends, after 10 s.
+    within(Duration::from_secs(6), "all is delivered", async || system.count("delivered").await == 20).await;
+    sinks.iter().for_each(|sink| sink.assert_each_once(10));
+    assert!(worker.log().contains("owns lanes in the database that it does not work on"));
 }

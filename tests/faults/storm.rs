@@ -223,7 +223,11 @@ async fn whatever_happens_under_load_what_was_acknowledged_is_stored_and_deliver
         row.0 += 1;
         if long.is_some() {
             let since = if fault == Fault::WorkerKilled { began } else { clock::instant() };
-            row.1 = row.1.max(stage.recovery(since).await);
+            let recovery = stage.recovery(since).await;
+            if recovery > fault.recovery_max() {
+                eprintln!("fault {n}, {}: {:.1} s", fault.name(), recovery.as_secs_f64());
+            }
+            row.1 = row.1.max(recovery);
         }
     }
     let acknowledged = provider.end(learners).await;
