@@ -6,6 +6,9 @@
 //! sink must tolerate the same delivery twice. It gets the same [`Delivery::idempotency_key`] and the same bytes on
 //! every try and replay, and never the time of day.
 //!
+//! A sink that keeps a state (a user's, a record's) names the object that an event changes, [`Sink::object`]; then no retry and no
+//! replay brings back what a newer event has ended.
+//!
 //! A sink answers for each delivery of the batch, in the batch's order, and in bounded time: the worker cancels a call
 //! that overruns the sink's `timeout` by dropping its future, and counts that as [`Blame::Sink`](crate::delivery::Blame).
 //! It does not retry, sleep or log by itself: what should happen next is in the outcome's
@@ -64,6 +67,12 @@ pub type Outcomes<'a> = Pin<Box<dyn Future<Output = Vec<Outcome>> + Send + 'a>>;
 pub trait Sink: Send + Sync + 'static {
     /// Delivers a batch of 1 to [`Sink::batch_max`] deliveries; no two of one order key.
     fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a>;
+
+    /// The object that an event changes, where the sink keeps a state: the same for all events that change it, and of one order key. An
+    /// event is skipped as superseded where a newer one has been applied to its object.
+    fn object(&self, _delivery: &Delivery) -> Option<String> {
+        None
+    }
 
     /// The largest batch that [`Sink::deliver`] takes.
     fn batch_max(&self) -> usize {

@@ -2,6 +2,7 @@
 //!
 //! Queries are checked at compile time against the schema (`.sqlx` holds what was found, so that a build needs no database).
 
+pub mod applied;
 pub mod backends;
 pub mod bench;
 pub mod deliveries;

@@ -40,9 +40,10 @@ grant insert (name, kind, events, ordered, owed_earlier),
 grant insert, update, delete on sluice.counters, sluice.workers to sluice_worker;
 grant insert, update on sluice.lanes to sluice_worker;
 grant select on sequence sluice.event_seq to sluice_worker;
+grant select, insert, update on sluice.applied to sluice_worker;
 
 -- Reads everything but payloads.
-grant select on sluice.events, sluice.deliveries, sluice.attempts, sluice.sinks, sluice.counters, sluice.workers, sluice.lanes, sluice.audit,
+grant select on sluice.events, sluice.deliveries, sluice.attempts, sluice.sinks, sluice.counters, sluice.workers, sluice.lanes, sluice.audit, sluice.applied,
                 sluice.outbox, sluice.backlog, sluice.dead_letters, sluice.sink_health, sluice.repeats to sluice_reader, sluice_operator;
 
 grant select (id, received_at, source, bytes) on sluice.unverified to sluice_reader, sluice_operator;

@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::finish::{What, Write};
+use super::objects::deliver_in_turn;
 use super::pipe::{Item, Pipe};
 use super::queue::{Row, Taken};
 use crate::clock;
@@ -133,7 +134,7 @@ async fn attempt(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Box<It
     let (started_at, began) = (clock::now(), clock::instant());
     let deliveries: Vec<_> = batch.iter_mut().filter_map(|taken| taken.row.item.delivery.take()).collect();
     failpoint!("try-begins");
-    let outcomes = deliver(pipe, &deliveries).await;
+    let outcomes = deliver_in_turn(shared, pipe, &deliveries).await;
     failpoint!("try-done");
     let duration = clock::instant().saturating_duration_since(began);
     pipe.metrics.attempt_seconds.record(duration.as_secs_f64());
@@ -220,7 +221,7 @@ fn sift(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Box<Item>>>) ->
 }
 
 /// The call to the sink, bounded in time and safe from its panics: one outcome a delivery.
-async fn deliver(pipe: &Pipe, deliveries: &[crate::sink::Delivery]) -> Vec<Outcome> {
+pub async fn deliver(pipe: &Pipe, deliveries: &[crate::sink::Delivery]) -> Vec<Outcome> {
     failpoint!("try-skipped", vec![Outcome::Delivered { status: None }; deliveries.len()]);
     let all = |blame, error: String| {
         let failure = Failure { blame, status: None, error, response: None, retry_after: None };

@@ -13,6 +13,7 @@ mod health;
 mod lane;
 mod lease;
 mod metrics;
+mod objects;
 mod pipe;
 mod queue;
 mod rate;

@@ -1,6 +1,7 @@
 //! One sink in this worker: its queue, its breaker, its rate, and what it has counted.
 
 use super::breaker::Breaker;
+use super::objects::Objects;
 use super::queue::Queue;
 use super::rate::Rate;
 use crate::clock;
@@ -40,6 +41,8 @@ pub struct Pipe {
     /// Something changed that may let a try begin.
     pub wake: Notify,
     pub metrics: super::metrics::SinkMetrics,
+    /// Of a sink that keeps a state: what is being changed.
+    pub objects: Objects,
     queue: Mutex<Queue<Box<Item>>>,
     breaker: Mutex<Breaker>,
     rate: Option<Mutex<Rate>>,
@@ -60,6 +63,7 @@ impl Pipe {
             paused: AtomicBool::new(false),
             wake: Notify::new(),
             metrics: super::metrics::SinkMetrics::new(&config.name),
+            objects: Objects::default(),
             queue: Mutex::new(Queue::new(config.ordered, config.concurrency, rows_max)),
             breaker: Mutex::new(Breaker::new(config.breaker.failures, config.concurrency, now)),
             rate: config.rate_per_second.map(|rate| Mutex::new(Rate::new(rate, now))),

@@ -8,6 +8,8 @@ mod client;
 mod cluster;
 mod controls;
 mod database_lost;
+mod day_down;
+mod disk_error;
 mod disk_full;
 mod exhaustion;
 mod failover;

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sluice::clock;
 use sluice::dev::PrivatePostgres;
+use sqlx::AssertSqlSafe;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -144,8 +145,16 @@ impl Stage {
         self.postgres = Some(start(&self.dir, self.port).await);
     }
 
-    /// How long until all that is stored now has been delivered.
+    /// How long until all lanes have an owner that is alive, and all that is stored by then has been delivered. Without the first a dead
+    /// worker that owed nothing at its death would be put down to the next fault.
     async fn recovery(&self, since: Instant) -> Duration {
+        let pids: Vec<String> = self.workers.iter().map(|worker| worker.pid().to_string()).collect();
+        let owned = format!(
+            "select bool_and(coalesce(split_part(w.name, ':', 2) = any ('{{{}}}'), false)) from sluice.lanes l left join sluice.workers w on w.id = l.worker",
+            pids.join(",")
+        );
+        let is_owned = async || sqlx::query_scalar(AssertSqlSafe(owned.clone())).fetch_one(&self.system.db).await.is_ok_and(|owned| owned);
+        eventually("all lanes are owned by workers that live", is_owned).await;
         eventually("the last event can be asked for", async || self.last().await.is_some()).await;
         let last = self.last().await.unwrap_or_default();
         let owed = format!("select exists (select from sluice.deliveries where status = 'pending' and event_seq <= {last})");
@@ -226,6 +235,12 @@ async fn whatever_happens_under_load_what_was_acknowledged_is_stored_and_deliver
             let recovery = stage.recovery(since).await;
             if recovery > fault.recovery_max() {
                 eprintln!("fault {n}, {}: {:.1} s", fault.name(), recovery.as_secs_f64());
+                for worker in &stage.workers {
+                    let log = worker.log();
+                    let last: Vec<&str> = log.lines().rev().take(15).collect();
+                    eprintln!("--- worker {}, the end of its log:", worker.pid());
+                    last.iter().rev().for_each(|line| eprintln!("{line}"));
+                }
             }
             row.1 = row.1.max(recovery);
         }
