@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Send(args) => context.run(args.run(&context)),
         Command::Status(args) => context.run(args.run(&context)),
         Command::Replay(args) => context.run(args.run(&context)),
+        Command::Route(args) => args.run(&context),
         Command::Reverify(args) => context.run(args.run(&context)),
         Command::Erase(args) => context.run(args.run(&context)),
         Command::Bench(args) => context.run(args.run(&context)),

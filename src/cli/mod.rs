@@ -9,6 +9,7 @@ pub mod ingest;
 pub mod migrate;
 pub mod replay;
 pub mod reverify;
+pub mod route;
 mod samples;
 pub mod send;
 pub mod status;
@@ -66,6 +67,8 @@ pub enum Command {
     Status(status::Args),
     /// Deliver again what was given up, or what was delivered in a stretch of time
     Replay(replay::Args),
+    /// Try out where events would go
+    Route(route::Args),
     /// Let in requests that were kept because they did not verify, and do with the secrets of today
     Reverify(reverify::Args),
     /// Remove what is stored of a person

@@ -196,10 +196,13 @@ fn http(entry: &Entry) -> Result<HttpSink, Problem> {
     })
 }
 
+/// A key, where it stands if it is there, and the kinds that take it.
+type Key<'a> = (&'a str, Option<Range<usize>>, &'a [Kind]);
+
 /// A key that this kind would ignore is a mistake: whoever wrote it expects it to do something.
 fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     let span = |item: &Option<Item>| item.as_ref().map(Spanned::span);
-    let keys: [(&str, Option<Range<usize>>, &[Kind]); 6] = [
+    let keys: [Key; 6] = [
         ("url", span(&raw.url), &[Kind::Http]),
         ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http]),
         ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http]),

@@ -12,7 +12,8 @@ use crate::delivery::{Blame, Failure};
 use answer::Answer;
 use bytes::Bytes;
 use connect::{ConnectError, TcpConnector, TlsConnector};
-use http_body_util::Full;
+use futures_util::FutureExt;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response, Uri};
 use hyper_util::client::legacy::{Client as Pool, Error};
@@ -79,6 +80,19 @@ impl Client {
 /// Whether a URL is encrypted: what [`Client::new`] wants to know.
 pub fn is_https(uri: &Uri) -> bool {
     uri.scheme_str() == Some("https")
+}
+
+/// A request as text for people, without what may be secret: the URL's path and query, and headers marked as sensitive.
+pub fn show(request: &Request<Full<Bytes>>) -> String {
+    let uri = request.uri();
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let mut text = format!("{} {}://{authority}/…\n", request.method(), uri.scheme_str().unwrap_or_default());
+    for (name, value) in request.headers() {
+        let value = if value.is_sensitive() { "(configured)".into() } else { String::from_utf8_lossy(value.as_bytes()) };
+        text += &format!("{name}: {value}\n");
+    }
+    let body = request.body().clone().collect().now_or_never().and_then(Result::ok);
+    text + "\n" + &String::from_utf8_lossy(&body.map(|body| body.to_bytes()).unwrap_or_default())
 }
 
 /// What it means that there was no answer at all.

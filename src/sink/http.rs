@@ -14,11 +14,14 @@
 mod request;
 mod standard_webhooks;
 
-use super::client::{Client, answer, is_https};
+use super::client::{self, Client, answer, is_https};
 use super::{Delivery, OpenError, Outcomes, Sink};
 use crate::clock;
 use crate::config;
 use crate::delivery::{Failure, Outcome};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
 use request::Template;
 
 /// Posts each event to one URL.
@@ -35,10 +38,15 @@ impl HttpSink {
         Ok(Self { template, client })
     }
 
+    fn request(&self, delivery: &Delivery) -> Result<Request<Full<Bytes>>, Failure> {
+        let request = self.template.request(delivery, clock::now);
+        request.map_err(|error| Failure::permanent(format!("cannot make the `body`: {error}")))
+    }
+
     async fn attempt(&self, delivery: &Delivery) -> Outcome {
-        let request = match self.template.request(delivery, clock::now) {
+        let request = match self.request(delivery) {
             Ok(request) => request,
-            Err(error) => return Outcome::Failed(Failure::permanent(format!("cannot make the `body`: {error}"))),
+            Err(failure) => return Outcome::Failed(failure),
         };
         match self.client.send(request).await {
             Ok(answer) => answer::judge(answer).await,
@@ -48,6 +56,10 @@ impl HttpSink {
 }
 
 impl Sink for HttpSink {
+    fn preview(&self, delivery: &Delivery) -> Result<String, Outcome> {
+        self.request(delivery).map(|request| client::show(&request)).map_err(Outcome::Failed)
+    }
+
     fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a> {
         Box::pin(async move {
             let mut outcomes = Vec::with_capacity(batch.len());

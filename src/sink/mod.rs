@@ -68,6 +68,12 @@ pub trait Sink: Send + Sync + 'static {
     /// Delivers a batch of 1 to [`Sink::batch_max`] deliveries; no two of one order key.
     fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a>;
 
+    /// What would be sent for a delivery, as text for people; or what becomes of it without being sent. Configured headers, and the
+    /// path and query of a URL, may be secret and are left out.
+    fn preview(&self, delivery: &Delivery) -> Result<String, Outcome> {
+        Ok(String::from_utf8_lossy(&delivery.payload).into_owned())
+    }
+
     /// The object that an event changes, where the sink keeps a state: the same for all events that change it, and of one order key. An
     /// event is skipped as superseded where a newer one has been applied to its object.
     fn object(&self, _delivery: &Delivery) -> Option<String> {

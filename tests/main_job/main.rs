@@ -12,6 +12,7 @@ mod http;
 mod journey;
 mod lanes;
 mod limits;
+mod mapping;
 mod order;
 mod outage;
 #[path = "../support/private.rs"]
