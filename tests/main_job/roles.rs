@@ -86,7 +86,9 @@ async fn each_role_is_refused_what_is_not_its_work() {
     let own = [
         ("sluice_ingest", "select seq, event_id from sluice.events"),
         ("sluice_worker", "select payload from sluice.payloads"),
+        ("sluice_worker", "insert into sluice.applied (sink, object, event_seq) values ('idp', 'user acme/u-1', 1)"),
         ("sluice_operator", "select * from sluice.outbox"),
+        ("sluice_reader", "select * from sluice.applied"),
         ("sluice_operator", "select * from sluice.timeline('evt_1')"),
         ("sluice_reader", "select * from sluice.outbox, sluice.deliveries, sluice.attempts, sluice.audit, sluice.repeats"),
         ("sluice_reader", "select * from sluice.backlog, sluice.dead_letters, sluice.sink_health, sluice.timeline('evt_1')"),
@@ -103,6 +105,8 @@ async fn each_role_is_refused_what_is_not_its_work() {
         ("sluice_worker", "update sluice.events set quarantine = null"),
         ("sluice_worker", "update sluice.payloads set payload = ''"),
         ("sluice_worker", "delete from sluice.deliveries"),
+        ("sluice_worker", "delete from sluice.applied"),
+        ("sluice_operator", "update sluice.applied set event_seq = 0"),
         ("sluice_worker", "update sluice.deliveries set generation = 0"),
         ("sluice_worker", "update sluice.sinks set paused = true"),
         ("sluice_worker", "update sluice.outbox set status = 'pending'"),
