@@ -204,3 +204,76 @@ impl Lane {
         self.blocked.retain(|key, blocked| blocked.due > began || blocked.recording > 0 || blocked.unseen_by >= read || has_more(*key));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64, seq: i64) -> DuePosition {
+        DuePosition { due: DateTime::from_timestamp(seconds, 0).unwrap(), seq }
+    }
+
+    /// Read up to this position, with nothing due beyond it.
+    fn read_to(position: DuePosition) -> Due {
+        let mut due = Due::new();
+        due.begin();
+        assert!(due.learn(Some(position), false));
+        due
+    }
+
+    #[test]
+    fn a_row_that_is_recorded_behind_the_position_is_read_and_one_beyond_it_asks_for_nothing() {
+        let mut due = read_to(at(100, 7));
+        due.include(at(101, 0).due);
+        assert_eq!((due.position, due.look), (at(100, 7), false));
+        for seconds in [100, 99] {
+            let mut due = read_to(at(100, 7));
+            due.include(at(seconds, 0).due);
+            assert!(due.look && due.position < at(seconds, 0), "any row that is due then lies beyond the position");
+            assert!(due.position >= at(seconds - 1, i64::MAX), "and little else");
+        }
+    }
+
+    #[test]
+    fn a_row_exactly_after_the_position_asks_for_nothing() {
+        let position = DuePosition { due: at(100, 0).due - Duration::microseconds(1), seq: i64::MAX };
+        let mut due = read_to(position);
+        due.include(at(100, 0).due);
+        assert_eq!((due.position, due.look), (position, false));
+    }
+
+    #[test]
+    fn what_comes_up_behind_a_read_that_is_under_way_is_read_after_it_once() {
+        let mut due = read_to(at(100, 7));
+        due.begin();
+        due.include(at(99, 0).due);
+        due.include(at(98, 0).due);
+        due.include(at(99, 0).due);
+        assert!(!due.learn(Some(at(110, 1)), false), "something is left");
+        assert!(due.position < at(98, 0) && due.position >= at(97, i64::MAX), "from the first of them on");
+        due.begin();
+        assert!(due.learn(Some(at(110, 1)), false), "and then nothing");
+    }
+
+    #[test]
+    fn a_read_that_stopped_at_its_limit_leaves_more_to_look_for() {
+        let mut due = Due::new();
+        assert!(due.look, "at first nothing is known");
+        due.begin();
+        assert!(!due.learn(Some(at(100, 7)), true));
+        assert_eq!((due.position, due.look), (at(100, 7), true));
+        due.begin();
+        assert!(due.learn(None, false));
+        assert_eq!(due.position, at(100, 7), "a read that finds nothing goes no way back");
+    }
+
+    #[test]
+    fn a_rewind_reads_from_the_start_also_where_a_read_is_under_way() {
+        let mut due = read_to(at(100, 7));
+        due.begin();
+        due.rewind();
+        assert_eq!((due.position, due.look), (DuePosition::START, true));
+        assert!(!due.learn(Some(at(100, 9)), false));
+        assert_eq!(due.position, DuePosition::START);
+    }
+}
