@@ -4,7 +4,7 @@ mod mistakes;
 mod properties;
 
 use super::*;
-use crate::profile::{Encoding, Part, Profile};
+use crate::profile::{Encoding, Part, Place, Profile, SignatureHeader};
 
 /// Must never show in an error or a `Debug`, wherever it stands.
 const CANARY: &str = "hunter2";
@@ -171,10 +171,10 @@ fn a_source_takes_a_profile_of_the_config_that_says_only_what_differs() {
     let source = &parse(&text).unwrap().sources[0];
     let expected = Profile {
         name: "other".into(),
-        signature_header: "x-sig".into(),
+        signature: SignatureHeader::plain("x-sig"),
         signed: vec![Part::Literal("v0:".into()), Part::Timestamp, Part::Literal(":".into()), Part::Body],
         encoding: Encoding::Base64,
-        user_path: crate::profile::Path::parse("who.id").unwrap(),
+        user: Place::Body(crate::profile::Path::parse("who.id").unwrap()),
         ..Profile::mindtickle()
     };
     assert_eq!(source.profile, expected);

@@ -64,7 +64,7 @@ fn a_wrong_value_is_an_error_at_its_place_and_is_not_repeated() {
         ("‸[[source]]\nname = \"mindtickle\"", "`secrets` of this source is missing"),
         ("‸[[source]]\nsecrets = [\"hunter2\"]", "`name` of this source is missing"),
         ("[[source]]\nname = ‸\"a/b\"\nsecrets = [\"hunter2\"]", "`name` must be 1 to 63"),
-        (&source("secrets = [\"a\"]\nprofile = ‸\"hunter2\""), "`profile` must be \"mindtickle\", or the name"),
+        (&source("secrets = [\"a\"]\nprofile = ‸\"hunter2\""), "`profile` must be \"mindtickle\" or \"standard-webhooks\" or"),
         (&source("secrets = [\"a\"]\ncompany_id = ‸\" \""), "`company_id` must not be empty"),
         ("[[profile]]\nname = ‸\"mindtickle\"", "is taken"),
         (&profile("signed = ‸\"{timestamp}\""), "must hold `{body}` once"),
