@@ -1,6 +1,7 @@
 //! Where a request names something: a header, a path into the payload, or nowhere.
 
 use serde_json::Value;
+use std::fmt;
 
 /// Where a request names its id, type, company or user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,13 @@ pub struct Path(Vec<String>);
 
 /// Longest type, company or user that is taken: they go into indexes, memory and headers.
 const FACT_CHARS_MAX: usize = 200;
+
+/// As the config writes it.
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
 
 impl Place {
     /// The header's name, where it is one.

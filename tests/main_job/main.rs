@@ -22,6 +22,7 @@ mod roles;
 mod server;
 #[path = "../support/sink.rs"]
 mod sink;
+mod sources;
 mod stopping;
 #[path = "../support/system.rs"]
 mod system;
