@@ -12,8 +12,9 @@ pub(crate) use signature_header::{Claimed, MAC_BYTES};
 pub use signature_header::{SIGNATURES_MAX, SignatureHeader};
 pub use template::Part;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, alphabet};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -96,7 +97,7 @@ impl SecretForm {
     pub fn key(self, secret: &str) -> Option<Cow<'_, [u8]>> {
         let key = match self {
             Self::Text => Cow::Borrowed(secret.as_bytes()),
-            Self::Base64 => Cow::Owned(STANDARD.decode(secret.strip_prefix("whsec_").unwrap_or(secret)).ok()?),
+            Self::Base64 => Cow::Owned(PADDED_OR_NOT.decode(secret.strip_prefix("whsec_").unwrap_or(secret)).ok()?),
         };
         (!key.is_empty()).then_some(key)
     }
@@ -119,6 +120,10 @@ pub struct Facts {
     pub company_id: Option<String>,
     pub user: Option<String>,
 }
+
+/// Secrets are copied by hand, and lose their `=`; a signature may not.
+const PADDED_OR_NOT: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
 /// Longest text that is sent back.
 const CHALLENGE_CHARS_MAX: usize = 200;

@@ -166,6 +166,7 @@ fn a_secret_is_a_key_as_it_is_or_in_base64() {
     assert_eq!(key(SecretForm::Text, "whsec_aGk=").unwrap(), b"whsec_aGk=");
     assert_eq!(key(SecretForm::Base64, "whsec_aGk=").unwrap(), b"hi");
     assert_eq!(key(SecretForm::Base64, "aGk=").unwrap(), b"hi");
+    assert_eq!(key(SecretForm::Base64, "whsec_aGk").unwrap(), b"hi");
     for none in ["", "whsec_", "whsec_a", "hi there", "whsec_whsec_aGk="] {
         assert_eq!(key(SecretForm::Base64, none), None, "{none}");
     }

@@ -58,8 +58,8 @@ fn request(source: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
 fn sources(keys: &str) -> String {
     let mut text = String::new();
     for profile in Profile::built_in().iter().skip(1) {
-        let secrets: BTreeSet<_> =
-            vectors().into_iter().filter(|vector| vector.source == profile.name).map(|vector| vector.secret).collect();
+        let vectors = vectors().into_iter().filter(|vector| vector.source == profile.name);
+        let secrets: Vec<_> = vectors.map(|vector| vector.secret).collect::<BTreeSet<_>>().into_iter().collect();
         let keys = if profile.timestamp == TimestampPlace::Nowhere { "" } else { keys };
         writeln!(text, "\n[[source]]\nname = \"{0}\"\nprofile = \"{0}\"\nsecrets = {secrets:?}\n{keys}", profile.name).unwrap();
     }
