@@ -17,7 +17,7 @@ pub struct NewEvent {
     /// Name of the `[[source]]` that received it.
     pub source: Arc<str>,
     pub event_id: String,
-    /// The request carried no usable id, so `event_id` is derived from timestamp and body.
+    /// The request carried no usable id, so `event_id` is derived from what `request_hash` is made of.
     pub derived_id: bool,
     pub event_type: Option<String>,
     pub company_id: Option<String>,
@@ -31,26 +31,29 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// First 16 bytes of SHA-256 of the payload.
     pub payload_hash: [u8; 16],
-    /// First 16 bytes of SHA-256 of `timestamp:payload`: the same for the very same signed request under another id.
+    /// First 16 bytes of SHA-256 of `stamp:payload` (see [`NewEvent::new`]): the same for the very same signed request under another id.
     pub request_hash: [u8; 16],
-    /// It came so long after it was signed that only a redelivery (same id) or a captured request (another id) can be the cause.
+    /// It came so long after it was signed that only a redelivery (same id) or a captured request (another id) can be the cause; or
+    /// nothing says when it was signed.
     pub came_late: bool,
     /// `payloads.headers`, as JSON text: what verifies the payload again.
     pub headers: String,
 }
 
 impl NewEvent {
-    /// Builds an event from a verified request. `facts` is what the profile found in the payload, or why it found nothing.
+    /// Builds an event from a verified request. `facts` is what the profile found in it, or why it found nothing.
+    ///
+    /// `stamp` tells the request from another one with the same body: its timestamp, or without one the event type that its header names.
     pub fn new(
         source: &Arc<str>,
         event_id: Option<&str>,
-        timestamp: &str,
+        stamp: &str,
         payload: Bytes,
         facts: Result<Facts, String>,
         headers: String,
     ) -> Self {
         let payload_hash = first16(Sha256::digest(&payload).into());
-        let request_hash = first16(Sha256::new().chain_update(timestamp).chain_update(b":").chain_update(&payload).finalize().into());
+        let request_hash = first16(Sha256::new().chain_update(stamp).chain_update(b":").chain_update(&payload).finalize().into());
         let usable = event_id.filter(|id| is_usable_id(id));
         let event_id = usable.map_or_else(|| derived_id(&request_hash), str::to_owned);
         let (facts, quarantine) = match facts {
@@ -155,7 +158,7 @@ mod tests {
     }
     #[test]
     fn a_bared_event_keeps_its_payload_and_is_found_again_by_its_request() {
-        let facts = Facts { event_type: Some("t".into()), company_id: Some("c".into()), user: Some("u".into()) };
+        let facts = Facts { event_id: None, event_type: Some("t".into()), company_id: Some("c".into()), user: Some("u".into()) };
         let event = NewEvent::new(&Arc::from("mindtickle"), Some("evt-1"), "1", Bytes::from_static(b"{}"), Ok(facts), "{}".into());
         let bared = event.bared("refused".into());
         assert_eq!((&bared.payload, bared.request_hash), (&event.payload, event.request_hash));

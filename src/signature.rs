@@ -1,14 +1,9 @@
 //! Signatures over raw bytes: parsed strictly, compared in constant time. Pure.
 
-use crate::profile::{Encoding, Part, Profile};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use crate::profile::{Claimed, MAC_BYTES, Part, Profile, Unit};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq};
-
-/// HMAC-SHA256 has 32 bytes.
-const MAC_BYTES: usize = 32;
 
 /// A request's timestamp: digits only, kept as it came, because that is what was signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +20,21 @@ impl<'a> Timestamp<'a> {
 
     /// Parses Unix time in seconds, or in milliseconds by magnitude. `None` for anything but 1–18 digits.
     pub fn parse(text: &'a str) -> Option<Self> {
+        Self::parse_in(Unit::Magnitude, text)
+    }
+
+    /// Parses Unix time in this unit. `None` for anything but 1–18 digits.
+    pub fn parse_in(unit: Unit, text: &'a str) -> Option<Self> {
         if !(1..=Self::DIGITS_MAX).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
         let number: i64 = text.parse().ok()?;
-        let unix_ms = if number >= Self::MILLISECONDS_FROM { number } else { number * 1000 };
+        let is_ms = match unit {
+            Unit::Magnitude => number >= Self::MILLISECONDS_FROM,
+            Unit::Seconds => false,
+            Unit::Milliseconds => true,
+        };
+        let unix_ms = if is_ms { number } else { number.saturating_mul(1000) };
         Some(Self { text, unix_ms })
     }
 
@@ -44,54 +49,78 @@ impl<'a> Timestamp<'a> {
     }
 }
 
-/// Whether `signature`, as the header carried it, was made with any of `secrets`. Every secret is tried, without an early exit.
-pub fn verify<'a>(
+/// What can be signed of a request. A profile that signs what is not there is never satisfied.
+#[derive(Clone, Copy)]
+pub struct Message<'a> {
+    pub event_id: Option<&'a [u8]>,
+    pub timestamp: Option<&'a str>,
+    pub body: &'a [u8],
+}
+
+impl Message<'_> {
+    /// Whether `signature`, as the header carried it, holds one that was made with any of `keys`. Every key is tried with every
+    /// signature, up to [`crate::profile::SIGNATURES_MAX`] of them, without an early exit.
+    pub fn is_signed(&self, profile: &Profile, keys: impl IntoIterator<Item = impl AsRef<[u8]>>, signature: &[u8]) -> bool {
+        let claimed = Claimed::read(profile, signature);
+        if claimed.macs().is_empty() || !self.is_whole(profile) {
+            return false;
+        }
+        let verified = keys.into_iter().fold(Choice::from(0), |found, key| {
+            let mac = self.mac(profile, key.as_ref());
+            claimed.macs().iter().fold(found, |found, claimed| found | mac.ct_eq(claimed))
+        });
+        verified.into()
+    }
+
+    /// Signs it as the provider would: the header's value. What is not there is signed as if it were empty.
+    pub fn sign(&self, profile: &Profile, key: &[u8]) -> String {
+        profile.signature_value(self.mac(profile, key), self.timestamp.unwrap_or_default())
+    }
+
+    fn is_whole(&self, profile: &Profile) -> bool {
+        profile.signed.iter().all(|part| match part {
+            Part::Timestamp => self.timestamp.is_some(),
+            Part::EventId => self.event_id.is_some(),
+            Part::Body | Part::Literal(_) => true,
+        })
+    }
+
+    fn mac(&self, profile: &Profile, key: &[u8]) -> [u8; MAC_BYTES] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+        for part in &profile.signed {
+            match part {
+                Part::Timestamp => mac.update(self.timestamp.unwrap_or_default().as_bytes()),
+                Part::EventId => mac.update(self.event_id.unwrap_or_default()),
+                Part::Body => mac.update(self.body),
+                Part::Literal(text) => mac.update(text.as_bytes()),
+            }
+        }
+        mac.finalize().into_bytes().into()
+    }
+}
+
+/// [`Message::is_signed`] of a timestamp and a body.
+pub fn verify(
     profile: &Profile,
-    secrets: impl IntoIterator<Item = &'a [u8]>,
+    keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
     timestamp: Timestamp<'_>,
     body: &[u8],
     signature: &[u8],
 ) -> bool {
-    let Some(claimed) = decode(profile.encoding, signature) else { return false };
-    let verified =
-        secrets.into_iter().fold(Choice::from(0), |found, secret| found | mac(profile, secret, timestamp.text, body).ct_eq(&claimed));
-    verified.into()
+    Message { event_id: None, timestamp: Some(timestamp.text), body }.is_signed(profile, keys, signature)
 }
 
-/// Signs a body as the provider would: the header's value.
-pub fn sign(profile: &Profile, secret: &[u8], timestamp: &str, body: &[u8]) -> String {
-    let mac = mac(profile, secret, timestamp, body);
-    match profile.encoding {
-        Encoding::Hex => hex::encode(mac),
-        Encoding::Base64 => STANDARD.encode(mac),
-    }
-}
-
-fn mac(profile: &Profile, secret: &[u8], timestamp: &str, body: &[u8]) -> [u8; MAC_BYTES] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
-    for part in &profile.signed {
-        match part {
-            Part::Timestamp => mac.update(timestamp.as_bytes()),
-            Part::Body => mac.update(body),
-            Part::Literal(text) => mac.update(text.as_bytes()),
-        }
-    }
-    mac.finalize().into_bytes().into()
-}
-
-/// Decodes to exactly 32 bytes, or not at all. The claimed signature is no secret, so its shape may be checked quickly.
-fn decode(encoding: Encoding, signature: &[u8]) -> Option<[u8; MAC_BYTES]> {
-    let mut bytes = [0; MAC_BYTES];
-    match encoding {
-        Encoding::Hex => hex::decode_to_slice(signature, &mut bytes).ok()?,
-        Encoding::Base64 => bytes = STANDARD.decode(signature).ok()?.try_into().ok()?,
-    }
-    Some(bytes)
+/// [`Message::sign`] of a timestamp and a body.
+pub fn sign(profile: &Profile, key: &[u8], timestamp: &str, body: &[u8]) -> String {
+    Message { event_id: None, timestamp: Some(timestamp), body }.sign(profile, key)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::Encoding;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::Index;
@@ -120,7 +149,7 @@ mod tests {
             prop_assert!(verify(&secret, timestamp, &body, signature.as_bytes()));
             prop_assert!(!verify(&flipped(&secret, at), timestamp, &body, signature.as_bytes()));
             prop_assert!(!verify(&secret, timestamp, &flipped(&body, at), signature.as_bytes()));
-            let mac = flipped(&decode(profile.encoding, signature.as_bytes()).unwrap(), at);
+            let mac = flipped(&profile.encoding.decode(signature.as_bytes()).unwrap(), at);
             let other = if base64 { STANDARD.encode(&mac) } else { hex::encode(&mac) };
             prop_assert!(!verify(&secret, timestamp, &body, other.as_bytes()));
             // A bit of the text: what is left is another digit, the same one in the other case, or none.

@@ -6,43 +6,61 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use sluice::event::{self, NewEvent};
-use sluice::profile::{Encoding, Part, Profile};
-use sluice::signature::{self, Timestamp};
+use sluice::profile::{Carried, Encoding, Part, Profile};
+use sluice::signature::{Message, Timestamp};
 use std::sync::{Arc, LazyLock};
 
 const SECRET: &[u8] = b"s3cret";
 const OTHER: &[u8] = b"another";
 
-/// The built-in profile, and one that differs in all that a config can change about signing.
-static PROFILES: LazyLock<[Profile; 2]> = LazyLock::new(|| {
+/// The built-in profiles, and one that differs in all that a config can change about signing.
+static PROFILES: LazyLock<Vec<Profile>> = LazyLock::new(|| {
     let signed = Part::parse_template("v0:{timestamp}.{body}!").expect("a template");
-    [Profile::mindtickle(), Profile { signed, encoding: Encoding::Base64, ..Profile::mindtickle() }]
+    let other = Profile { signed, encoding: Encoding::Base64, ..Profile::mindtickle() };
+    Profile::built_in().into_iter().chain([other]).collect()
 });
 
 fuzz_target!(|input: &[u8]| {
     let mut parts = input.splitn(4, |byte| *byte == b'\n');
     let [timestamp, signature, id, payload] = [(); 4].map(|()| parts.next().unwrap_or_default());
-    let Some(timestamp) = std::str::from_utf8(timestamp).ok().and_then(Timestamp::parse) else { return };
     for profile in &*PROFILES {
-        verify(profile, timestamp, signature, payload);
+        // Items are looked for in anything.
+        let _ = profile.signature.only_item(signature, "t=");
+        let timestamp = std::str::from_utf8(timestamp).ok();
+        let Some(timestamp) = timestamp.and_then(|text| Timestamp::parse_in(profile.timestamp_unit, text)) else { continue };
+        verify(profile, &Message { event_id: Some(id), timestamp: Some(timestamp.text()), body: payload }, signature);
         read(profile, timestamp, id, payload);
     }
 });
 
-fn verify(profile: &Profile, timestamp: Timestamp<'_>, claimed: &[u8], payload: &[u8]) {
-    let genuine = signature::sign(profile, SECRET, timestamp.text(), payload);
-    let verifies = |secrets: &[&[u8]], signature: &[u8]| signature::verify(profile, secrets.iter().copied(), timestamp, payload, signature);
+fn verify(profile: &Profile, message: &Message<'_>, claimed: &[u8]) {
+    let genuine = message.sign(profile, SECRET);
+    let verifies = |keys: &[&[u8]], signature: &[u8]| message.is_signed(profile, keys, signature);
     assert!(verifies(&[OTHER, SECRET], genuine.as_bytes()));
     assert!(!verifies(&[OTHER], genuine.as_bytes()));
-    let is_genuine = match profile.encoding {
-        Encoding::Hex => genuine.as_bytes().eq_ignore_ascii_case(claimed),
-        Encoding::Base64 => genuine.as_bytes() == claimed,
+    // One of several: the last item of the genuine header is the signature.
+    let separator = profile.signature.separator;
+    let item = separator.and_then(|separator| genuine.rsplit(separator).next()).unwrap_or(&genuine);
+    let is_genuine = |claimed: &[u8]| match profile.encoding {
+        Encoding::Hex => {
+            let digits = |item: &[u8]| item.strip_prefix(profile.signature.prefix.as_bytes()).map(<[u8]>::to_ascii_lowercase);
+            digits(claimed).is_some_and(|claimed| Some(claimed) == digits(item.as_bytes()))
+        }
+        Encoding::Base64 => item.as_bytes() == claimed,
     };
-    assert_eq!(verifies(&[OTHER, SECRET], claimed), is_genuine);
+    match separator {
+        None => assert_eq!(verifies(&[OTHER, SECRET], claimed), is_genuine(claimed)),
+        // Beyond the first eight it may not be looked at.
+        Some(separator) => {
+            let holds = claimed.split(|byte| *byte == separator as u8).any(|item| is_genuine(item.trim_ascii()));
+            assert!(holds || !verifies(&[OTHER, SECRET], claimed));
+        }
+    }
 }
 
 fn read(profile: &Profile, timestamp: Timestamp<'_>, id: &[u8], payload: &[u8]) {
-    let facts = profile.read(payload);
+    let carried = std::str::from_utf8(id).ok();
+    let facts = profile.read_with(payload, Carried { event_type: carried, company: carried, user: carried });
     match &facts {
         Ok(facts) => {
             assert!(facts.event_type.is_some());

@@ -6,9 +6,10 @@ use crate::config::{Config, Part};
 use crate::dev::{DataDirEnv, Options, PrivatePostgres, default_data_dir};
 use crate::ingest::Keyring;
 use crate::profile::Profile;
+use crate::signature::Message;
 use crate::store::servers::Servers;
 use crate::store::{lanes, migrate};
-use crate::{ingest, signature, worker};
+use crate::{ingest, worker};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -200,13 +201,14 @@ fn curl(config: &Config, listen: SocketAddr) -> Option<String> {
     let company = source.company_id.as_deref().unwrap_or("acme");
     let body = samples::sample("course.completed", company, 1)?.to_string();
     let timestamp = clock::now().timestamp().to_string();
-    let signature = signature::sign(profile, source.secrets.first()?.expose().as_bytes(), &timestamp, body.as_bytes());
+    let key = profile.secret_form.key(source.secrets.first()?.expose())?;
+    let message = Message { event_id: Some(b"evt_1"), timestamp: Some(&timestamp), body: body.as_bytes() };
+    let signature = message.sign(profile, &key);
+    let signed = profile.headers(&signature, &timestamp, "evt_1");
+    let headers: String = signed.iter().map(|(name, value)| format!("    -H '{name}: {value}' \\\n")).collect();
     Some(format!(
-        "  curl -i http://{listen}/webhooks/{} \\\n    -H 'content-type: application/json' \\\n    -H '{}: {signature}' \\\n    -H '{}: {timestamp}' \\\n    -H '{}: evt_1' \\\n    -d '{}'",
+        "  curl -i http://{listen}/webhooks/{} \\\n    -H 'content-type: application/json' \\\n{headers}    -d '{}'",
         source.name,
-        profile.signature_header,
-        profile.timestamp_header,
-        profile.event_id_header,
         body.replace('\'', r"'\''")
     ))
 }

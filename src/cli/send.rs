@@ -3,8 +3,8 @@
 use super::{Context, Failure, dev, env, print, print_json, samples};
 use crate::clock;
 use crate::config::{Config, ConfigError, Part};
-use crate::profile::Profile;
-use crate::signature;
+use crate::profile::{Place, Profile};
+use crate::signature::Message;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
@@ -16,9 +16,15 @@ use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where to post to [default: the config's first source; without a config, the one of `sluice dev`]
+    /// Where to post to [default: the source of the config; without a config, the one of `sluice dev`]
     #[arg(long)]
     url: Option<String>,
+    /// Which source of the config to sign and send for [default: the first]
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// Send this header, too: `x-github-event: push`, for example; may be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
     /// Send this file's bytes as they are, instead of a sample
     #[arg(long, value_name = "FILE", conflicts_with = "event_type")]
     file: Option<PathBuf>,
@@ -47,8 +53,10 @@ pub struct Args {
 struct Target {
     url: String,
     profile: Profile,
-    secret: String,
+    key: Vec<u8>,
     company: String,
+    /// Sent as they are.
+    headers: Vec<(String, String)>,
 }
 
 /// For the whole of one request.
@@ -76,7 +84,8 @@ impl Args {
             }
             let id = if count == 1 { base.clone() } else { format!("{base}-{i}") };
             let body = file.clone().unwrap_or_else(|| self.sample(&target, i));
-            let answer = post(&client, &target, &id, body).await?;
+            let event_type = self.file.is_none().then(|| self.sample_type(i));
+            let answer = post(&client, &target, &id, event_type, body).await?;
             if count <= 20 && !self.json {
                 print(&format!("{id}: {answer}\n"));
             }
@@ -92,9 +101,12 @@ impl Args {
     }
 
     fn sample(&self, target: &Target, i: u64) -> Vec<u8> {
-        let event_type = self.event_type.as_deref().unwrap_or(samples::TYPES[(i % 6) as usize]);
-        let sample = samples::sample(event_type, &target.company, i).expect("clap admits only the six types");
+        let sample = samples::sample(self.sample_type(i), &target.company, i).expect("clap admits only the six types");
         sample.to_string().into_bytes()
+    }
+
+    fn sample_type(&self, i: u64) -> &str {
+        self.event_type.as_deref().unwrap_or(samples::TYPES[(i % 6) as usize])
     }
 
     fn target(&self, context: &Context) -> Result<Target, Failure> {
@@ -102,27 +114,38 @@ impl Args {
         let given = env("MINDTICKLE_WEBHOOK_SECRET");
         match Config::load_part(context.config.as_deref(), &env, Part::Ingest) {
             Ok(config) => {
-                let source = config.sources.first().ok_or_else(|| Failure::config("the config has no [[source]] to send to"))?;
-                let secret = source.secrets.first().map(|secret| secret.expose().clone());
+                let mut sources = config.sources.iter();
+                let source = match &self.source {
+                    Some(name) => sources.find(|source| *source.name == **name),
+                    None => sources.next(),
+                };
+                let source = source.ok_or_else(|| Failure::config("the config has no such [[source]] to send to"))?;
+                let key = source.secrets.first().and_then(|secret| source.profile.secret_form.key(secret.expose()));
                 Ok(Target {
                     url: self.url.clone().unwrap_or_else(|| format!("http://{}/webhooks/{}", config.ingest.listen, source.name)),
                     profile: source.profile.clone(),
-                    secret: secret.ok_or_else(|| Failure::config("the config's first source has no secret"))?,
+                    key: key.ok_or_else(|| Failure::config("the source has no secret"))?.into_owned(),
                     company: company(source.company_id.as_deref()),
+                    headers: self.headers.clone(),
                 })
             }
             // Without a usable config: what `sluice dev` listens on, and what it signs with.
-            Err(error) if !context.names_config() => {
+            Err(error) if !context.names_config() && self.source.is_none() => {
                 if !matches!(error, ConfigError::Missing { .. }) {
                     tracing::warn!(%error, "the config cannot be used: sending to `sluice dev`");
                 }
                 Ok(Target {
                     url: self.url.clone().unwrap_or_else(|| format!("http://{}/webhooks/mindtickle", dev::LISTEN)),
                     profile: Profile::mindtickle(),
-                    secret: given.or_else(dev::kept_secret).ok_or_else(|| {
-                        Failure::from(error).and("no secret to sign with either: set MINDTICKLE_WEBHOOK_SECRET, or run `sluice dev` first")
-                    })?,
+                    key: given
+                        .or_else(dev::kept_secret)
+                        .ok_or_else(|| {
+                            Failure::from(error)
+                                .and("no secret to sign with either: set MINDTICKLE_WEBHOOK_SECRET, or run `sluice dev` first")
+                        })?
+                        .into_bytes(),
                     company: company(None),
+                    headers: self.headers.clone(),
                 })
             }
             Err(error) => Err(error.into()),
@@ -130,15 +153,35 @@ impl Args {
     }
 }
 
-/// Posts one signed body; returns the answer: status and body.
-async fn post(client: &Client<HttpConnector, Full<Bytes>>, target: &Target, id: &str, body: Vec<u8>) -> Result<String, Failure> {
-    let timestamp = clock::now().timestamp().to_string();
-    let signature = signature::sign(&target.profile, target.secret.as_bytes(), &timestamp, &body);
-    let request = hyper::Request::post(&target.url)
-        .header("content-type", "application/json")
-        .header(&target.profile.signature_header, signature)
-        .header(&target.profile.timestamp_header, timestamp)
-        .header(&target.profile.event_id_header, id)
+/// Parses `name: value`.
+fn header(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once(':').ok_or("write NAME: VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// Posts one signed body; returns the answer: status and body. The type goes into its header, where the profile has one.
+async fn post(
+    client: &Client<HttpConnector, Full<Bytes>>,
+    target: &Target,
+    id: &str,
+    event_type: Option<&str>,
+    body: Vec<u8>,
+) -> Result<String, Failure> {
+    let profile = &target.profile;
+    let timestamp = clock::now().timestamp_millis() / profile.timestamp_unit.ms_each();
+    let timestamp = timestamp.to_string();
+    let signature = Message { event_id: Some(id.as_bytes()), timestamp: Some(&timestamp), body: &body }.sign(profile, &target.key);
+    let mut request = hyper::Request::post(&target.url).header("content-type", "application/json");
+    for (name, value) in profile.headers(&signature, &timestamp, id) {
+        request = request.header(name, value);
+    }
+    if let (Place::Header(name), Some(event_type)) = (&profile.event_type, event_type) {
+        request = request.header(name, event_type);
+    }
+    for (name, value) in &target.headers {
+        request = request.header(name, value);
+    }
+    let request = request
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| Failure::failed(format!("cannot make a request for {}: {error}", target.url)))?;
     let answer = async {

@@ -3,12 +3,12 @@
 use super::error::Problem;
 use super::raw::{self, Item, List, Scalar};
 use super::values::{self, duration};
-use super::{Config, Ingest, KeepUnverified, Secret, Source, Worker, sinks};
-use crate::profile::{Encoding, Part, Path, Profile};
+use super::{Config, Ingest, KeepUnverified, Secret, Source, Worker, profiles, sinks};
+use crate::profile::{Profile, TimestampPlace};
 use serde_spanned::Spanned;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 const KIB: usize = 1 << 10;
@@ -20,8 +20,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// What a `timestamp_window` may be.
+pub(super) const WINDOW: RangeInclusive<Duration> = MILLISECOND..=Duration::from_secs(10 * YEAR.as_secs());
+
 pub(super) fn config(raw: &raw::File) -> Result<Config, Problem> {
-    let profiles = profiles(&raw.profile)?;
+    let profiles = profiles::profiles(&raw.profile)?;
     Ok(Config {
         database_url: read(&raw.database_url, "database_url", values::database_url)?,
         ingest: ingest(&raw.ingest)?,
@@ -97,51 +100,26 @@ fn source(entry: &Spanned<raw::Source>, profiles: &[Profile], names: &mut Names)
         let found = profiles.iter().find(|profile| profile.name == wanted).cloned();
         found.ok_or_else(|| format!("must be {}, or the name of a [[profile]] of this file", known()))
     })?;
-    let secret = |value: &Scalar| values::text(value).map(Secret::new);
+    let profile = profile.unwrap_or_else(Profile::mindtickle);
+    let secret = |value: &Scalar| {
+        let text = values::text(value)?;
+        let wanted = || format!("must be base64, with or without `whsec_` in front, as its profile \"{}\" has them", profile.name);
+        profile.secret_form.key(&text).map(drop).ok_or_else(wanted)?;
+        Ok(Secret::new(text))
+    };
     let secrets = required(list(&raw.secrets, "secrets", secret)?, entry.span(), "`secrets` of this source is missing: list at least one")?;
+    let window = read(&raw.timestamp_window, "timestamp_window", duration(WINDOW))?;
+    if window.is_some() && profile.timestamp == TimestampPlace::Nowhere {
+        let message =
+            "`timestamp_window` must be left out: the requests of this source's profile carry no timestamp, so their age is not known";
+        return Err(wrong(&raw.timestamp_window, message));
+    }
     Ok(Source {
         name: name.into(),
-        profile: profile.unwrap_or_else(Profile::mindtickle),
         secrets,
         company_id: read(&raw.company_id, "company_id", values::text)?,
-        timestamp_window: read(&raw.timestamp_window, "timestamp_window", duration(MILLISECOND..=10 * YEAR))?.unwrap_or(26 * HOUR),
-    })
-}
-
-/// The built-in profile, and those of the config.
-fn profiles(raw: &[Spanned<raw::Profile>]) -> Result<Vec<Profile>, Problem> {
-    let built_in = Profile::mindtickle();
-    let mut names = Names::new("profile");
-    names.seen.insert(built_in.name.clone());
-    let mut profiles = vec![built_in];
-    for entry in raw {
-        profiles.push(profile(entry, &mut names)?);
-    }
-    Ok(profiles)
-}
-
-/// What a profile does not say is as in the built-in one.
-fn profile(entry: &Spanned<raw::Profile>, names: &mut Names) -> Result<Profile, Problem> {
-    let raw = entry.get_ref();
-    let base = Profile::mindtickle();
-    let path = |value: &Scalar| {
-        Path::parse(&values::text(value)?).ok_or_else(|| "must be object keys joined by dots, such as \"data.userId\"".into())
-    };
-    let encodings = values::one_of(&[("hex", Encoding::Hex), ("base64", Encoding::Base64)]);
-    let signed = |value: &Scalar| {
-        let wrong = |problem| format!("{problem}: write what is signed, such as \"{{timestamp}}:{{body}}\"");
-        Part::parse_template(&values::text(value)?).map_err(wrong)
-    };
-    Ok(Profile {
-        name: names.take(&raw.name, entry.span())?,
-        signature_header: read(&raw.signature_header, "signature_header", values::header_name)?.unwrap_or(base.signature_header),
-        timestamp_header: read(&raw.timestamp_header, "timestamp_header", values::header_name)?.unwrap_or(base.timestamp_header),
-        event_id_header: read(&raw.event_id_header, "event_id_header", values::header_name)?.unwrap_or(base.event_id_header),
-        signed: read(&raw.signed, "signed", signed)?.unwrap_or(base.signed),
-        encoding: read(&raw.encoding, "encoding", encodings)?.unwrap_or(base.encoding),
-        type_path: read(&raw.r#type, "type", path)?.unwrap_or(base.type_path),
-        company_path: read(&raw.company, "company", path)?.unwrap_or(base.company_path),
-        user_path: read(&raw.user, "user", path)?.unwrap_or(base.user_path),
+        timestamp_window: window.unwrap_or(profile.timestamp_window),
+        profile,
     })
 }
 
@@ -154,6 +132,11 @@ pub(super) struct Names {
 impl Names {
     pub fn new(what: &'static str) -> Self {
         Self { what, seen: HashSet::new() }
+    }
+
+    /// No table may have this one.
+    pub fn reserve(&mut self, name: &str) {
+        self.seen.insert(name.to_owned());
     }
 
     /// The `name` of the table at `table`.

@@ -6,6 +6,7 @@
 mod check;
 mod error;
 mod interpolate;
+mod profiles;
 mod raw;
 mod sinks;
 #[cfg(test)]
@@ -193,7 +194,7 @@ pub struct Source {
     pub secrets: Vec<Secret<String>>,
     /// Events of any other company are quarantined; `None`: all are taken.
     pub company_id: Option<String>,
-    /// Older requests are quarantined: `timestamp_window`, default 26 h.
+    /// Older requests are quarantined: `timestamp_window`, default as in the profile.
     pub timestamp_window: Duration,
 }
 

@@ -162,14 +162,23 @@ pub(super) struct Worker {
 #[serde(deny_unknown_fields, expecting = "a table: write [[profile]]")]
 pub(super) struct Profile {
     pub name: Option<Item>,
+    pub base: Option<Item>,
     pub signature_header: Option<Item>,
-    pub timestamp_header: Option<Item>,
-    pub event_id_header: Option<Item>,
-    pub signed: Option<Item>,
+    pub separator: Option<Item>,
+    pub prefix: Option<Item>,
     pub encoding: Option<Item>,
+    pub timestamp_header: Option<Item>,
+    pub timestamp: Option<Item>,
+    pub timestamp_unit: Option<Item>,
+    pub timestamp_window: Option<Item>,
+    pub signed: Option<Item>,
+    pub secret: Option<Item>,
+    pub event_id_header: Option<Item>,
+    pub event_id: Option<Item>,
     pub r#type: Option<Item>,
     pub company: Option<Item>,
     pub user: Option<Item>,
+    pub challenge: Option<Item>,
 }
 
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@ mod mistakes;
 mod properties;
 
 use super::*;
-use crate::profile::{Encoding, Part, Profile};
+use crate::profile::{Encoding, Part, Place, Profile, SecretForm, SignatureHeader, TimestampPlace, Unit};
 
 /// Must never show in an error or a `Debug`, wherever it stands.
 const CANARY: &str = "hunter2";
@@ -171,14 +171,84 @@ fn a_source_takes_a_profile_of_the_config_that_says_only_what_differs() {
     let source = &parse(&text).unwrap().sources[0];
     let expected = Profile {
         name: "other".into(),
-        signature_header: "x-sig".into(),
+        signature: SignatureHeader::plain("x-sig"),
         signed: vec![Part::Literal("v0:".into()), Part::Timestamp, Part::Literal(":".into()), Part::Body],
         encoding: Encoding::Base64,
-        user_path: crate::profile::Path::parse("who.id").unwrap(),
+        user: Place::Body(crate::profile::Path::parse("who.id").unwrap()),
         ..Profile::mindtickle()
     };
     assert_eq!(source.profile, expected);
     assert_eq!((source.secrets.len(), source.company_id.as_deref(), source.timestamp_window.as_secs()), (2, Some("acme"), 3600));
+}
+
+/// A profile, in the config's words.
+fn written(profile: &Profile) -> String {
+    let place = |place: &Place| match place {
+        Place::Header(name) => format!("header:{name}"),
+        Place::Body(path) => path.to_string(),
+        Place::Nowhere => "none".into(),
+    };
+    let signed: String = profile
+        .signed
+        .iter()
+        .map(|part| match part {
+            Part::Timestamp => "{timestamp}".into(),
+            Part::EventId => "{event_id}".into(),
+            Part::Body => "{body}".into(),
+            Part::Literal(text) => text.clone(),
+        })
+        .collect();
+    let timestamp = match &profile.timestamp {
+        TimestampPlace::Header(name) => format!("header:{name}"),
+        TimestampPlace::Item(prefix) => format!("item:{prefix}"),
+        TimestampPlace::Nowhere => "none".into(),
+    };
+    let encoding = if profile.encoding == Encoding::Hex { "hex" } else { "base64" };
+    let unit = match profile.timestamp_unit {
+        Unit::Magnitude => "auto",
+        Unit::Seconds => "seconds",
+        Unit::Milliseconds => "milliseconds",
+    };
+    let form = if profile.secret_form == SecretForm::Text { "text" } else { "base64" };
+    let separator = profile.signature.separator.map_or("none".into(), String::from);
+    let window = format!("{}ms", profile.timestamp_window.as_millis());
+    let mut keys = vec![
+        ("name", profile.name.clone()),
+        ("signature_header", profile.signature.name.clone()),
+        ("separator", separator),
+        ("signed", signed),
+        ("encoding", encoding.into()),
+        ("timestamp", timestamp),
+        ("timestamp_unit", unit.into()),
+        ("secret", form.into()),
+        ("event_id", place(&profile.event_id)),
+        ("type", place(&profile.event_type)),
+        ("company", place(&profile.company)),
+        ("user", place(&profile.user)),
+    ];
+    keys.extend((!profile.signature.prefix.is_empty()).then(|| ("prefix", profile.signature.prefix.clone())));
+    keys.extend((profile.timestamp != TimestampPlace::Nowhere).then_some(("timestamp_window", window)));
+    keys.extend(profile.challenge.as_ref().map(|path| ("challenge", path.to_string())));
+    keys.into_iter().fold("[[profile]]\n".into(), |text, (key, value)| text + &format!("{key} = {value:?}\n"))
+}
+
+#[test]
+fn each_built_in_profile_can_be_written_in_the_config() {
+    for profile in Profile::built_in() {
+        let same = Profile { name: format!("own-{}", profile.name), ..profile };
+        let text = written(&same) + &source(&format!("profile = {:?}\nsecrets = [\"aGk=\"]", same.name));
+        let config = parse(&text).unwrap();
+        assert_eq!(config.sources[0].profile, same, "{text}");
+        assert_eq!(config.sources[0].timestamp_window, same.timestamp_window);
+        // And begun from, with nothing changed.
+        let base = same.name.strip_prefix("own-").unwrap();
+        let text = profile_of(&same.name, base) + &source(&format!("profile = {:?}\nsecrets = [\"aGk=\"]", same.name));
+        assert_eq!(parse(&text).unwrap().sources[0].profile, same, "{text}");
+    }
+}
+
+fn profile_of(name: &str, base: &str) -> String {
+    format!("[[profile]]\nname = \"{name}\"\nbase = \"{base}\"\n")
 }
 
 #[test]

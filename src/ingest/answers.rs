@@ -1,6 +1,6 @@
-//! What a provider is answered. The bodies are constants: nothing of a request comes back.
+//! What a provider is answered. The bodies are constants: nothing of a request comes back, but the challenge of one that verifies.
 
-use axum::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -79,6 +79,30 @@ impl Answer {
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"it could not be stored in time; try again"}"#),
             Self::NoSource => (StatusCode::NOT_FOUND, r#"{"error":"no source is received here"}"#),
             Self::NotPost => (StatusCode::METHOD_NOT_ALLOWED, r#"{"error":"webhooks are sent by POST"}"#),
+        }
+    }
+}
+
+/// An answer, and what is sent in place of its body.
+#[derive(Debug)]
+pub struct Reply {
+    pub answer: Answer,
+    /// Printable ASCII, asked for by a request that verified and is committed.
+    pub challenge: Option<String>,
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self { answer, challenge: None }
+    }
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        let plain = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+        match self.challenge {
+            Some(challenge) => (plain, challenge).into_response(),
+            None => self.answer.into_response(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One source's door: takes a request, and answers it when its event is committed.
 
-use super::answers::Answer;
+use super::answers::{Answer, Reply};
 use super::keeper::Keeper;
 use super::keyring::Keys;
 use super::metrics::SourceMetrics;
@@ -41,14 +41,14 @@ pub struct Door {
 const SMALL_BYTES: usize = 16 * 1024;
 
 /// `POST /webhooks/{source}`.
-pub async fn receive(State(door): State<Arc<Door>>, request: Request) -> Answer {
-    let answer = door.receive(request).await.unwrap_or_else(|refusal| refusal);
-    door.metrics.count(answer);
-    answer
+pub async fn receive(State(door): State<Arc<Door>>, request: Request) -> Reply {
+    let reply = door.receive(request).await.unwrap_or_else(Reply::from);
+    door.metrics.count(reply.answer);
+    reply
 }
 
 impl Door {
-    async fn receive(&self, request: Request) -> Result<Answer, Answer> {
+    async fn receive(&self, request: Request) -> Result<Reply, Answer> {
         let (head, body) = request.into_parts();
         let claim = self.headers.read(&head.headers)?;
         let event = {
@@ -64,7 +64,9 @@ impl Door {
             self.note(verified.is_ok());
             verified?
         };
-        Ok(self.queues.commit(event).await?.into())
+        // Only a request without a type can be one, so events do not pay for the look.
+        let challenge = event.event_type.is_none().then(|| self.source.profile.challenge(&event.payload)).flatten();
+        Ok(Reply { answer: self.queues.commit(event).await?.into(), challenge })
     }
 
     /// Requests that cease to verify are worth a line: until somebody acts, no event comes in.

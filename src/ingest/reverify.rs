@@ -59,7 +59,7 @@ pub async fn run(conn: &mut PgConnection, config: &Config, dry_run: bool) -> Res
 fn verified(config: &Config, row: Row) -> Option<NewEvent> {
     let source = config.sources.iter().find(|source| *source.name == *row.source)?;
     let headers: KeptHeaders = serde_json::from_value(row.headers).ok()?;
-    headers.claim()?.verify(source, &source.secrets, Bytes::from(row.payload), row.received_at).ok()
+    headers.claim(&source.profile)?.verify(source, &source.secrets, Bytes::from(row.payload), row.received_at).ok()
 }
 
 async fn store(conn: &mut PgConnection, batch: Vec<NewEvent>, sum: &mut Reverified) -> Result<(), sqlx::Error> {

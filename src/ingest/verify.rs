@@ -3,8 +3,8 @@
 use super::answers::Answer;
 use crate::config::{Secret, Source};
 use crate::event::NewEvent;
-use crate::profile::{Facts, Profile};
-use crate::signature::{self, Timestamp};
+use crate::profile::{Carried, Facts, Part, Place, Profile, SignatureHeader, TimestampPlace, Unit};
+use crate::signature::{Message, Timestamp};
 use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -22,52 +22,116 @@ const AHEAD_MAX: Duration = Duration::from_secs(5 * 60);
 #[derive(Debug)]
 pub struct SignedHeaders {
     signature: HeaderName,
-    timestamp: HeaderName,
-    event_id: HeaderName,
+    /// To find a timestamp among its items.
+    signature_header: SignatureHeader,
+    timestamp: TimestampIn,
+    timestamp_unit: Unit,
+    /// Without its id, a request cannot verify.
+    id_is_signed: bool,
+    /// `None`: the profile looks elsewhere.
+    event_id: Option<HeaderName>,
+    event_type: Option<HeaderName>,
+    company: Option<HeaderName>,
+    user: Option<HeaderName>,
+}
+
+/// [`TimestampPlace`], parsed.
+#[derive(Debug)]
+enum TimestampIn {
+    Header(HeaderName),
+    /// Of the signature's header: the item with this prefix.
+    Item(String),
+    Nowhere,
 }
 
 impl SignedHeaders {
     /// `Err` is the name that is none.
     pub fn new(profile: &Profile) -> Result<Self, String> {
         let parse = |name: &str| HeaderName::from_bytes(name.as_bytes()).map_err(|_| name.to_owned());
+        let header = |place: &Place| place.header().map(parse).transpose();
         Ok(Self {
-            signature: parse(&profile.signature_header)?,
-            timestamp: parse(&profile.timestamp_header)?,
-            event_id: parse(&profile.event_id_header)?,
+            signature: parse(&profile.signature.name)?,
+            signature_header: profile.signature.clone(),
+            timestamp: match &profile.timestamp {
+                TimestampPlace::Header(name) => TimestampIn::Header(parse(name)?),
+                TimestampPlace::Item(prefix) => TimestampIn::Item(prefix.clone()),
+                TimestampPlace::Nowhere => TimestampIn::Nowhere,
+            },
+            timestamp_unit: profile.timestamp_unit,
+            id_is_signed: profile.signed.contains(&Part::EventId),
+            event_id: header(&profile.event_id)?,
+            event_type: header(&profile.event_type)?,
+            company: header(&profile.company)?,
+            user: header(&profile.user)?,
         })
     }
 
     /// Takes from a request what its verification needs. Refuses what cannot verify before its body is read.
     pub fn read<'a>(&self, headers: &'a HeaderMap) -> Result<Claim<'a>, Answer> {
         let signature = only(headers, &self.signature).ok_or(Answer::Unsigned)?;
-        let timestamp = only(headers, &self.timestamp).ok_or(Answer::Unsigned)?;
-        let timestamp = std::str::from_utf8(timestamp).ok().and_then(Timestamp::parse).ok_or(Answer::Forbidden)?;
-        let event_id = only(headers, &self.event_id);
+        let timestamp = match &self.timestamp {
+            TimestampIn::Header(name) => Some(only(headers, name).ok_or(Answer::Unsigned)?),
+            TimestampIn::Item(prefix) => Some(self.signature_header.only_item(signature, prefix).ok_or(Answer::Unsigned)?),
+            TimestampIn::Nowhere => None,
+        };
+        let parse = |text| std::str::from_utf8(text).ok().and_then(|text| Timestamp::parse_in(self.timestamp_unit, text));
+        let timestamp = timestamp.map(|text| parse(text).ok_or(Answer::Forbidden)).transpose()?;
+        let optional = |name: &Option<HeaderName>| name.as_ref().and_then(|name| only(headers, name));
+        let event_id = optional(&self.event_id);
+        if self.id_is_signed && event_id.is_none() {
+            return Err(Answer::Unsigned);
+        }
         let traceparent = only(headers, &HeaderName::from_static("traceparent"))
             .and_then(|value| std::str::from_utf8(value).ok())
             .filter(|value| is_traceparent(value));
-        Ok(Claim { signature, timestamp, event_id, traceparent })
+        Ok(Claim {
+            signature,
+            timestamp,
+            event_id,
+            event_type: optional(&self.event_type),
+            company: optional(&self.company),
+            user: optional(&self.user),
+            traceparent,
+        })
     }
 }
 
-/// `payloads.headers`: with the secret, enough to verify the payload again.
+/// `payloads.headers`: with the secret, enough to verify the payload again, and what else the profile takes from headers.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct KeptHeaders<'a> {
     signature: Cow<'a, str>,
-    timestamp: Cow<'a, str>,
+    /// Also where it came within the signature's header.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    timestamp: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     event_id: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     traceparent: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    event_type: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    company: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    user: Option<Cow<'a, str>>,
 }
 
 impl KeptHeaders<'_> {
-    /// What the request claimed. `None`: its timestamp is none.
-    pub fn claim(&self) -> Option<Claim<'_>> {
+    /// What the request claimed, its timestamp counted as `profile` says. `None`: that is no timestamp.
+    pub fn claim(&self, profile: &Profile) -> Option<Claim<'_>> {
+        fn bytes<'a>(text: &'a Option<Cow<'_, str>>) -> Option<&'a [u8]> {
+            text.as_deref().map(str::as_bytes)
+        }
+        let timestamp = match (&profile.timestamp, &self.timestamp) {
+            (TimestampPlace::Nowhere, _) => None,
+            (_, text) => Some(Timestamp::parse_in(profile.timestamp_unit, text.as_deref()?)?),
+        };
         Some(Claim {
             signature: self.signature.as_bytes(),
-            timestamp: Timestamp::parse(&self.timestamp)?,
-            event_id: self.event_id.as_deref().map(str::as_bytes),
+            timestamp,
+            event_id: bytes(&self.event_id),
+            event_type: bytes(&self.event_type),
+            company: bytes(&self.company),
+            user: bytes(&self.user),
             traceparent: self.traceparent.as_deref(),
         })
     }
@@ -77,8 +141,12 @@ impl KeptHeaders<'_> {
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
     signature: &'a [u8],
-    timestamp: Timestamp<'a>,
+    /// `None`: the profile has none.
+    timestamp: Option<Timestamp<'a>>,
     event_id: Option<&'a [u8]>,
+    event_type: Option<&'a [u8]>,
+    company: Option<&'a [u8]>,
+    user: Option<&'a [u8]>,
     traceparent: Option<&'a str>,
 }
 
@@ -86,18 +154,25 @@ impl Claim<'_> {
     /// Verifies the claim against the body: with `secrets`, which may be newer than those of `source`. What verifies becomes an event,
     /// quarantined where it cannot be processed.
     pub fn verify(&self, source: &Source, secrets: &[Secret<String>], payload: Bytes, now: DateTime<Utc>) -> Result<NewEvent, Answer> {
-        let secrets = secrets.iter().map(Secret::expose).map(String::as_bytes);
-        if !signature::verify(&source.profile, secrets, self.timestamp, &payload, self.signature) {
+        let profile = &source.profile;
+        let keys = secrets.iter().filter_map(|secret| profile.secret_form.key(secret.expose()));
+        let timestamp = self.timestamp.map(|timestamp| timestamp.text());
+        let message = Message { event_id: self.event_id, timestamp, body: &payload };
+        if !message.is_signed(profile, keys, self.signature) {
             return Err(Answer::Forbidden);
         }
-        let facts = source.profile.read(&payload);
+        let carried = self.carried();
+        let mut facts = profile.read_with(&payload, carried);
         let held = facts.as_ref().ok().and_then(|facts| self.hold(source, facts, now));
-        let event_id = self.event_id.and_then(|id| std::str::from_utf8(id).ok());
-        let mut event = NewEvent::new(&source.name, event_id, self.timestamp.text(), payload, facts, self.kept_headers());
+        let of_body = facts.as_mut().ok().and_then(|facts| facts.event_id.take());
+        let event_id = text(self.event_id).or(of_body.as_deref());
+        // Without a timestamp, one body may still stand for two events: Shopify sends an order under several topics.
+        let stamp = timestamp.or(carried.event_type).unwrap_or_default();
+        let mut event = NewEvent::new(&source.name, event_id, stamp, payload, facts, self.kept_headers());
         if event.quarantine.is_none() {
             event.quarantine = held;
         }
-        event.came_late = self.age_ms(now) > TWINS_WITHIN.as_millis() as i128;
+        event.came_late = self.age_ms(now).is_none_or(|age_ms| age_ms > TWINS_WITHIN.as_millis() as i128);
         Ok(event)
     }
 
@@ -108,7 +183,7 @@ impl Claim<'_> {
             (Some(ours), Some(theirs)) if ours != theirs => return Some("it is of another company".into()),
             _ => {}
         }
-        let age_ms = self.age_ms(now);
+        let age_ms = self.age_ms(now)?;
         let ms = |duration: Duration| i128::try_from(duration.as_millis()).unwrap_or(i128::MAX);
         if age_ms > ms(source.timestamp_window) {
             return Some("its timestamp is older than timestamp_window".into());
@@ -116,20 +191,34 @@ impl Claim<'_> {
         (age_ms < -ms(AHEAD_MAX)).then(|| "its timestamp is more than 5 minutes ahead".into())
     }
 
-    fn age_ms(&self, now: DateTime<Utc>) -> i128 {
-        i128::from(now.timestamp_millis()) - i128::from(self.timestamp.unix_ms())
+    /// `None`: nothing says when it was signed.
+    fn age_ms(&self, now: DateTime<Utc>) -> Option<i128> {
+        self.timestamp.map(|timestamp| i128::from(now.timestamp_millis()) - i128::from(timestamp.unix_ms()))
     }
 
-    /// `payloads.headers`: with the secret, enough to verify the payload again.
+    /// What the headers say, where they can be read.
+    fn carried(&self) -> Carried<'_> {
+        Carried { event_type: text(self.event_type), company: text(self.company), user: text(self.user) }
+    }
+
+    /// As [`KeptHeaders`], in JSON.
     pub fn kept_headers(&self) -> String {
         let kept = KeptHeaders {
             signature: String::from_utf8_lossy(self.signature),
-            timestamp: self.timestamp.text().into(),
+            timestamp: self.timestamp.map(|timestamp| timestamp.text().into()),
             event_id: self.event_id.map(String::from_utf8_lossy),
             traceparent: self.traceparent.map(Cow::from),
+            event_type: self.event_type.map(String::from_utf8_lossy),
+            company: self.company.map(String::from_utf8_lossy),
+            user: self.user.map(String::from_utf8_lossy),
         };
         serde_json::to_string(&kept).expect("strings are always JSON")
     }
+}
+
+/// A header's value, where it can be read.
+fn text(value: Option<&[u8]>) -> Option<&str> {
+    value.and_then(|value| std::str::from_utf8(value).ok())
 }
 
 /// The header's value, if it is there exactly once and not empty.
@@ -154,6 +243,7 @@ fn is_traceparent(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signature;
     use std::sync::Arc;
 
     const NOW: i64 = 1_800_000_000;

@@ -23,6 +23,7 @@ mod roles;
 mod server;
 #[path = "../support/sink.rs"]
 mod sink;
+mod sources;
 mod stopping;
 #[path = "../support/system.rs"]
 mod system;

@@ -154,15 +154,11 @@ impl Requests {
 }
 
 fn request(events: &Events, signature: &str, body: &str) -> Vec<u8> {
-    let profile = &events.profile;
+    let signed = events.profile.headers(signature, &events.timestamp, "b-SSSSSSSS");
+    let headers: String = signed.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     format!(
-        "POST /webhooks/{SOURCE} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         {}: {signature}\r\n{}: {}\r\n{}: b-SSSSSSSS\r\n\r\n{body}",
+        "POST /webhooks/{SOURCE} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n{body}",
         body.len(),
-        profile.signature_header,
-        profile.timestamp_header,
-        events.timestamp,
-        profile.event_id_header,
     )
     .into_bytes()
 }
@@ -186,12 +182,12 @@ mod tests {
             let request = String::from_utf8(text.clone()).unwrap();
             let (head, body) = request.split_once("\r\n\r\n").unwrap();
             let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap().to_owned();
-            let timestamp = header(&profile.timestamp_header);
-            let signature = header(&profile.signature_header);
+            let timestamp = header("x-mt-webhook-timestamp");
+            let signature = header("x-mt-webhook-signature");
             let timestamp = Timestamp::parse(&timestamp).unwrap();
             assert!(signature::verify(&profile, [SECRET.as_bytes()], timestamp, body.as_bytes(), signature.as_bytes()));
             assert_eq!(header("Content-Length"), body.len().to_string());
-            assert_eq!(number_of(header(&profile.event_id_header).as_bytes()), Some(i));
+            assert_eq!(number_of(header("x-mt-event-id").as_bytes()), Some(i));
             assert!(seen.insert(body.to_owned()));
         }
     }

@@ -2,12 +2,13 @@
 
 use super::super::*;
 use super::{CANARY, env, http, parse, sink};
+use crate::profile::{Encoding, Part, Path, Place, Profile, SecretForm, SignatureHeader, TimestampPlace, Unit};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 /// Every key of every table, and one that there is not.
-const KEYS: [&str; 48] = [
+const KEYS: [&str; 56] = [
     "database_url",
     "ingest",
     "worker",
@@ -36,6 +37,14 @@ const KEYS: [&str; 48] = [
     "event_id_header",
     "signed",
     "encoding",
+    "base",
+    "separator",
+    "prefix",
+    "timestamp",
+    "timestamp_unit",
+    "secret",
+    "event_id",
+    "challenge",
     "type",
     "company",
     "user",
@@ -125,6 +134,51 @@ fn any_line() -> impl Strategy<Value = String> {
     ]
 }
 
+fn any_place() -> impl Strategy<Value = Place> {
+    prop_oneof![
+        "[a-z][a-z0-9-]{0,9}".prop_map(Place::Header),
+        "[a-z\u{e4} _]{1,5}(\\.[a-z]{1,3}){0,3}".prop_filter_map("none is a word", |path| Path::parse(&path)
+            .map(Place::Body)
+            .filter(|_| path.trim() == path && path != "none")),
+    ]
+}
+
+/// Any profile that a config could hold.
+fn any_profile() -> impl Strategy<Value = Profile> {
+    let separator = select(vec![None, Some(','), Some(' '), Some(';')]);
+    let timestamp = prop_oneof![
+        "[a-z][a-z0-9-]{0,9}".prop_map(TimestampPlace::Header),
+        "[A-Z]{1,3}[=:]".prop_map(TimestampPlace::Item),
+        Just(TimestampPlace::Nowhere),
+    ];
+    let signature = ("[a-z][a-z0-9-]{0,9}", separator, "([a-z0-9]{1,5}[=:])?");
+    let rest =
+        (select(vec![Encoding::Hex, Encoding::Base64]), select(vec![Unit::Magnitude, Unit::Seconds, Unit::Milliseconds]), 1_u64..1_000_000);
+    let literal = "[-a-z0-9:.|]{0,4}";
+    (signature, timestamp, rest, (literal, literal), [any_place(), any_place(), any_place()]).prop_map(
+        |((name, separator, prefix), timestamp, (encoding, timestamp_unit, window_s), (before, between), [event_type, company, user])| {
+            let timestamp =
+                if separator.is_none() && matches!(timestamp, TimestampPlace::Item(_)) { TimestampPlace::Nowhere } else { timestamp };
+            let is_timed = timestamp != TimestampPlace::Nowhere;
+            let template = if is_timed { format!("{before}{{timestamp}}{between}{{body}}") } else { format!("{before}{{body}}{between}") };
+            Profile {
+                name: "own".into(),
+                signature: SignatureHeader { name, separator, prefix },
+                encoding,
+                timestamp,
+                timestamp_unit,
+                timestamp_window: if is_timed { Duration::from_secs(window_s) } else { Profile::mindtickle().timestamp_window },
+                signed: Part::parse_template(&template).unwrap(),
+                secret_form: SecretForm::Text,
+                event_type,
+                company,
+                user,
+                ..Profile::mindtickle()
+            }
+        },
+    )
+}
+
 /// An error tells a place within the text on one line, and no value; what passes shows no secret.
 fn judge(text: &str, parsed: Result<Config, ConfigError>) -> Result<(), TestCaseError> {
     match parsed {
@@ -169,6 +223,17 @@ proptest! {
     fn whatever_keys_and_values_meet_a_mistake_has_its_place_and_shows_no_value(lines in vec(any_line(), 0..12)) {
         let text = lines.join("\n");
         judge(&text, parse(&text))?;
+    }
+
+    #[test]
+    fn any_profile_that_is_written_is_read_back_and_verifies_what_it_signs(profile in any_profile()) {
+        let text = super::written(&profile) + &super::source("profile = 'own'\nsecrets = ['a']");
+        let read = parse(&text).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
+        prop_assert_eq!(&read.sources[0].profile, &profile);
+        let signature = crate::signature::sign(&profile, b"a", "1700000000", b"{}");
+        let timestamp = crate::signature::Timestamp::parse("1700000000").unwrap();
+        let verifies = crate::signature::verify(&profile, [b"a"], timestamp, b"{}", signature.as_bytes());
+        prop_assert!(verifies);
     }
 
     #[test]
