@@ -5,7 +5,7 @@
 //! commit: some milliseconds back, while events arrive. See [`Horizon`].
 
 use super::Shared;
-use super::attempt;
+use super::conclude;
 use super::lane::DuePosition;
 use super::pipe::{Item, Pipe};
 use super::queue::{Offer, Row};
@@ -164,7 +164,7 @@ fn distribute(shared: &Arc<Shared>, plans: &[(&Arc<Pipe>, Vec<Wanted>)], mut row
             }
         }
         for (row, due_at) in parked {
-            attempt::park(shared, pipe, &row, due_at);
+            conclude::park(shared, pipe, &row, due_at);
         }
         pipe.wake.notify_one();
     }

@@ -7,6 +7,7 @@
 
 mod attempt;
 mod breaker;
+mod conclude;
 mod fetch;
 mod finish;
 mod health;

@@ -26,6 +26,13 @@ async fn a_person_is_erased_but_for_what_is_owed_and_a_redelivery_is_still_known
     drop(worker);
     system.execute("update sluice.deliveries set status = 'pending', last_error = null where event_seq = (select seq from sluice.events where event_id = 'u-1:1')").await;
 
+    // As a sink that keeps a state would leave it.
+    system
+        .execute(
+            "insert into sluice.applied select 'idp', 'user ' || order_key, seq from sluice.events where event_id in ('u-1:0', 'u-2:0')",
+        )
+        .await;
+
     let erase = async |args: &[&str]| {
         let output = system.run(&[&["erase", "--user", "u-1"], args].concat()).await;
         (output.status.success(), String::from_utf8(output.stdout).unwrap())
@@ -38,6 +45,7 @@ async fn a_person_is_erased_but_for_what_is_owed_and_a_redelivery_is_still_known
 
     let left = "select string_agg(e.event_id, ' ' order by e.seq) from sluice.payloads p join sluice.events e on e.seq = p.event_seq";
     assert_eq!(system.value::<String>(left).await, "u-1:1 u-10:0 u-2:0");
+    assert_eq!(system.value::<String>("select string_agg(object, ' ') from sluice.applied").await, "user acme/u-2");
     let traces = "select count(*) from sluice.events e left join sluice.attempts a on a.event_seq = e.seq where e.event_id in ('u-1:0', 'held') and (e.order_key is not null or a.response is not null)";
     assert_eq!(system.value::<i64>(traces).await, 0);
     assert_eq!(system.value::<i64>("select rows from sluice.audit where what = 'person erased' and detail is null").await, 2);
