@@ -12,9 +12,11 @@ mod sinks;
 mod tests;
 mod units;
 mod values;
+mod xapi;
 
 pub use error::ConfigError;
 pub use units::duration as parse_duration;
+pub use xapi::XapiSink;
 
 use crate::delivery::Policy;
 use crate::mapping::{Expression, Mapping};
@@ -239,6 +241,7 @@ pub enum SinkKind {
     Http(HttpSink),
     File(FileSink),
     Null,
+    Xapi(XapiSink),
 }
 
 /// `kind = "http"`.
@@ -270,6 +273,7 @@ impl SinkKind {
             SinkKind::Http(_) => "http",
             SinkKind::File(_) => "file",
             SinkKind::Null => "null",
+            SinkKind::Xapi(_) => "xapi",
         }
     }
 }
