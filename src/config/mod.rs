@@ -13,9 +13,11 @@ mod sinks;
 mod tests;
 mod units;
 mod values;
+mod xapi;
 
 pub use error::ConfigError;
 pub use units::duration as parse_duration;
+pub use xapi::XapiSink;
 
 use crate::delivery::Policy;
 use crate::mapping::{Expression, Mapping};
@@ -240,6 +242,7 @@ pub enum SinkKind {
     Http(HttpSink),
     File(FileSink),
     Null,
+    Xapi(XapiSink),
 }
 
 /// `kind = "http"`.
@@ -271,6 +274,7 @@ impl SinkKind {
             SinkKind::Http(_) => "http",
             SinkKind::File(_) => "file",
             SinkKind::Null => "null",
+            SinkKind::Xapi(_) => "xapi",
         }
     }
 }

@@ -213,6 +213,13 @@ pub(super) struct Sink {
     pub signing_secret: Option<Item>,
     pub path: Option<Item>,
     pub body: Option<Spanned<Tree>>,
+    pub username: Option<Item>,
+    pub password: Option<Item>,
+    pub version: Option<Item>,
+    pub home_page: Option<Item>,
+    pub activity_base: Option<Item>,
+    pub course_score_max: Option<Item>,
+    pub batch: Option<Item>,
 }
 
 #[derive(Deserialize, Default)]

@@ -4,6 +4,7 @@ use super::check::{Names, list, read, required, wrong};
 use super::error::Problem;
 use super::raw::{self, Item, Scalar, Tree};
 use super::values::{self, count, duration, number};
+use super::xapi;
 use super::{Breaker, FileSink, HttpSink, Secret, Sink, SinkKind};
 use crate::backoff::Backoff;
 use crate::delivery::Policy;
@@ -148,26 +149,33 @@ enum Kind {
     Http,
     File,
     Null,
+    Xapi,
 }
 
 /// The config's words for the kinds.
-const KINDS: [(&str, Kind); 3] = [("http", Kind::Http), ("file", Kind::File), ("null", Kind::Null)];
+const KINDS: [(&str, Kind); 4] = [("http", Kind::Http), ("file", Kind::File), ("null", Kind::Null), ("xapi", Kind::Xapi)];
 
 /// A `[[sink]]` whose kind is known.
-struct Entry<'a> {
-    raw: &'a raw::Sink,
-    table: Range<usize>,
+pub(super) struct Entry<'a> {
+    pub raw: &'a raw::Sink,
+    pub table: Range<usize>,
 }
 
 impl Entry<'_> {
     /// A key that this kind cannot do without; `hint` is a value that it could have.
-    fn required<T>(&self, item: &Option<Item>, key: &str, parse: impl Fn(&Scalar) -> Result<T, String>, hint: &str) -> Result<T, Problem> {
+    pub fn required<T>(
+        &self,
+        item: &Option<Item>,
+        key: &str,
+        parse: impl Fn(&Scalar) -> Result<T, String>,
+        hint: &str,
+    ) -> Result<T, Problem> {
         let message = format!("`{key}` of this sink is missing: add it, such as {key} = \"{hint}\"");
         required(read(item, key, parse)?, self.table.clone(), &message)
     }
 
     /// The private ranges that it may reach.
-    fn allow(&self) -> Result<Vec<IpNet>, Problem> {
+    pub fn allow(&self) -> Result<Vec<IpNet>, Problem> {
         Ok(list(&self.raw.allow, "allow", values::network)?.unwrap_or_default())
     }
 }
@@ -183,6 +191,7 @@ fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
             Ok(SinkKind::File(FileSink { path: PathBuf::from(path) }))
         }
         Kind::Null => Ok(SinkKind::Null),
+        Kind::Xapi => xapi::xapi(&entry).map(SinkKind::Xapi),
     }
 }
 
@@ -202,13 +211,20 @@ type Key<'a> = (&'a str, Option<Range<usize>>, &'a [Kind]);
 /// A key that this kind would ignore is a mistake: whoever wrote it expects it to do something.
 fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     let span = |item: &Option<Item>| item.as_ref().map(Spanned::span);
-    let keys: [Key; 6] = [
-        ("url", span(&raw.url), &[Kind::Http]),
-        ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http]),
-        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http]),
+    let keys: Vec<Key> = vec![
+        ("url", span(&raw.url), &[Kind::Http, Kind::Xapi]),
+        ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi]),
+        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi]),
         ("signing_secret", span(&raw.signing_secret), &[Kind::Http]),
         ("path", span(&raw.path), &[Kind::File]),
         ("body", raw.body.as_ref().map(Spanned::span), &[Kind::Http]),
+        ("username", span(&raw.username), &[Kind::Xapi]),
+        ("password", span(&raw.password), &[Kind::Xapi]),
+        ("version", span(&raw.version), &[Kind::Xapi]),
+        ("home_page", span(&raw.home_page), &[Kind::Xapi]),
+        ("activity_base", span(&raw.activity_base), &[Kind::Xapi]),
+        ("course_score_max", span(&raw.course_score_max), &[Kind::Xapi]),
+        ("batch", span(&raw.batch), &[Kind::Xapi]),
     ];
     for (key, span, owners) in keys {
         if let Some(span) = span
@@ -222,10 +238,10 @@ fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     Ok(())
 }
 
-type RawHeaders = Option<Spanned<BTreeMap<Spanned<String>, Item>>>;
+pub(super) type RawHeaders = Option<Spanned<BTreeMap<Spanned<String>, Item>>>;
 
 /// Names in lower case, in their order.
-fn headers(raw: &RawHeaders) -> Result<Vec<(String, Secret<String>)>, Problem> {
+pub(super) fn headers(raw: &RawHeaders) -> Result<Vec<(String, Secret<String>)>, Problem> {
     let mut headers: Vec<(String, Secret<String>)> = Vec::new();
     for (key, item) in raw.iter().flat_map(|headers| headers.get_ref()) {
         let problem = |message: String| Problem::new(key.span(), format!("each name of `headers` {message}"));

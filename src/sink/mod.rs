@@ -19,6 +19,7 @@ pub mod client;
 pub mod file;
 pub mod http;
 pub mod null;
+pub mod xapi;
 
 use crate::config;
 use crate::delivery::Outcome;
@@ -92,6 +93,7 @@ pub fn open(sink: &config::Sink) -> Result<Arc<dyn Sink>, OpenError> {
         config::SinkKind::Http(http) => Arc::new(http::HttpSink::new(http, sink.concurrency)?),
         config::SinkKind::File(file) => Arc::new(file::FileSink::open(&file.path)?),
         config::SinkKind::Null => Arc::new(null::NullSink),
+        config::SinkKind::Xapi(xapi) => Arc::new(xapi::XapiSink::new(xapi, sink.concurrency, sink.timeout)?),
     })
 }
 

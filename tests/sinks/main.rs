@@ -16,3 +16,4 @@ mod server;
 mod sink;
 #[path = "../support/system.rs"]
 mod system;
+mod xapi;
