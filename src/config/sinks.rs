@@ -205,10 +205,13 @@ fn http(entry: &Entry) -> Result<HttpSink, Problem> {
     })
 }
 
+/// A key, where it stands if it is given, and the kinds that take it.
+type OwnedKey = (&'static str, Option<Range<usize>>, &'static [Kind]);
+
 /// A key that this kind would ignore is a mistake: whoever wrote it expects it to do something.
 fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     let span = |item: &Option<Item>| item.as_ref().map(Spanned::span);
-    let keys: [(&str, Option<Range<usize>>, &[Kind]); 13] = [
+    let keys: [OwnedKey; 13] = [
         ("url", span(&raw.url), &[Kind::Http, Kind::Xapi]),
         ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi]),
         ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi]),
