@@ -173,7 +173,7 @@ async fn one_statement_that_the_lrs_refuses_harms_no_other_of_its_batch() {
     };
     let there = json!([taken("e7", "failed", "u7"), taken("e11", "completed", "u11")]);
     assert_eq!(lrs.ask("POST", "", &there).await.status(), 200);
-    // First a worker that registers the sink; paused, so that the events are one batch once it goes on.
+    // A worker registers the sink and stops, so that the events have gathered to a batch when the next one starts.
     let config = system.config(&config(lrs.address(), "concurrency = 1"));
     let mut worker = system.working(&config).await;
     worker.stop().await;
