@@ -239,6 +239,8 @@ pub enum SinkKind {
     Http(HttpSink),
     File(FileSink),
     Null,
+    /// Tables in Sluice's own database; it has no keys of its own.
+    Projection,
 }
 
 /// `kind = "http"`.
@@ -270,6 +272,7 @@ impl SinkKind {
             SinkKind::Http(_) => "http",
             SinkKind::File(_) => "file",
             SinkKind::Null => "null",
+            SinkKind::Projection => "projection",
         }
     }
 }

@@ -148,10 +148,11 @@ enum Kind {
     Http,
     File,
     Null,
+    Projection,
 }
 
 /// The config's words for the kinds.
-const KINDS: [(&str, Kind); 3] = [("http", Kind::Http), ("file", Kind::File), ("null", Kind::Null)];
+const KINDS: [(&str, Kind); 4] = [("http", Kind::Http), ("file", Kind::File), ("null", Kind::Null), ("projection", Kind::Projection)];
 
 /// A `[[sink]]` whose kind is known.
 struct Entry<'a> {
@@ -183,6 +184,7 @@ fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
             Ok(SinkKind::File(FileSink { path: PathBuf::from(path) }))
         }
         Kind::Null => Ok(SinkKind::Null),
+        Kind::Projection => Ok(SinkKind::Projection),
     }
 }
 
