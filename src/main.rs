@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Route(args) => args.run(&context),
         Command::Reverify(args) => context.run(args.run(&context)),
         Command::Erase(args) => context.run(args.run(&context)),
+        Command::Projection(args) => context.run(args.run(&context)),
         Command::Bench(args) => context.run(args.run(&context)),
         Command::Config(args) => args.run(&context),
         Command::Completions(args) => args.run(),

@@ -7,6 +7,7 @@ pub mod dev;
 pub mod erase;
 pub mod ingest;
 pub mod migrate;
+pub mod projection;
 pub mod replay;
 pub mod reverify;
 pub mod route;
@@ -73,6 +74,8 @@ pub enum Command {
     Reverify(reverify::Args),
     /// Remove what is stored of a person
     Erase(erase::Args),
+    /// The tables that projection sinks keep
+    Projection(projection::Args),
     /// Measure this machine: single inserts by pgbench, then ingest, drain, both at once, latency and cost
     Bench(bench::Args),
     /// Look at the config

@@ -6,6 +6,7 @@ use crate::config::{self, Part};
 use crate::delivery::Outcome;
 use crate::profile::{Facts, Profile};
 use crate::sink::{self, Delivery};
+use crate::store::servers::Servers;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,7 +88,10 @@ impl Test {
         let delivery = self.delivery(&source, &facts, payload);
         let routes = match quarantine {
             Some(_) => Ok(Vec::new()),
-            None => config.sinks.iter().map(|sink| route(sink, &delivery)).collect(),
+            None => {
+                let servers = servers(&config)?;
+                config.sinks.iter().map(|sink| route(sink, &servers, &delivery)).collect()
+            }
         };
         let report = Report {
             source: source.to_string(),
@@ -133,8 +137,14 @@ impl Test {
     }
 }
 
-fn route(config: &config::Sink, delivery: &Delivery) -> Result<Route, Failure> {
-    let opened = sink::open(config).map_err(|error| Failure::config(format!("the sink {}: {error}", config.name)))?;
+/// What sinks that write to the database are given. Nothing connects to it here.
+fn servers(config: &config::Config) -> Result<Servers, Failure> {
+    let url = config.database_url.as_ref().map_or("postgres://127.0.0.1", |url| url.expose());
+    Servers::parse(url).map_err(|error| Failure::config(error.to_string()))
+}
+
+fn route(config: &config::Sink, servers: &Servers, delivery: &Delivery) -> Result<Route, Failure> {
+    let opened = sink::open(config, servers).map_err(|error| Failure::config(format!("the sink {}: {error}", config.name)))?;
     let key = sink::idempotency_key(&delivery.source, &delivery.event_id, &config.name);
     let delivery = Delivery { idempotency_key: key, ..delivery.clone() };
     let (result, reason, request) = what_becomes(config, &*opened, &delivery);

@@ -243,6 +243,8 @@ pub enum SinkKind {
     File(FileSink),
     Null,
     Xapi(XapiSink),
+    /// Tables in Sluice's own database; it has no keys of its own.
+    Projection,
 }
 
 /// `kind = "http"`.
@@ -275,6 +277,7 @@ impl SinkKind {
             SinkKind::File(_) => "file",
             SinkKind::Null => "null",
             SinkKind::Xapi(_) => "xapi",
+            SinkKind::Projection => "projection",
         }
     }
 }

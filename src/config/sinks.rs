@@ -150,10 +150,12 @@ enum Kind {
     File,
     Null,
     Xapi,
+    Projection,
 }
 
 /// The config's words for the kinds.
-const KINDS: [(&str, Kind); 4] = [("http", Kind::Http), ("file", Kind::File), ("null", Kind::Null), ("xapi", Kind::Xapi)];
+const KINDS: &[(&str, Kind)] =
+    &[("http", Kind::Http), ("file", Kind::File), ("null", Kind::Null), ("xapi", Kind::Xapi), ("projection", Kind::Projection)];
 
 /// A `[[sink]]` whose kind is known.
 pub(super) struct Entry<'a> {
@@ -182,7 +184,7 @@ impl Entry<'_> {
 
 fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
     let entry = Entry { raw: entry.get_ref(), table: entry.span() };
-    let kind = entry.required(&entry.raw.kind, "kind", values::one_of(&KINDS), "http")?;
+    let kind = entry.required(&entry.raw.kind, "kind", values::one_of(KINDS), "http")?;
     refuse_other_kinds(entry.raw, kind)?;
     match kind {
         Kind::Http => http(&entry).map(SinkKind::Http),
@@ -192,6 +194,7 @@ fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
         }
         Kind::Null => Ok(SinkKind::Null),
         Kind::Xapi => xapi::xapi(&entry).map(SinkKind::Xapi),
+        Kind::Projection => Ok(SinkKind::Projection),
     }
 }
 

@@ -19,11 +19,13 @@ pub mod client;
 pub mod file;
 pub mod http;
 pub mod null;
+pub mod projection;
 pub mod xapi;
 
 use crate::config;
 use crate::delivery::Outcome;
 use crate::mapping::{Meta, Subject, Unevaluated};
+use crate::store::servers::Servers;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::pin::Pin;
@@ -87,13 +89,14 @@ pub trait Sink: Send + Sync + 'static {
     }
 }
 
-/// Opens the sink that the config describes. Touches no network: an unreachable sink is not a reason not to start.
-pub fn open(sink: &config::Sink) -> Result<Arc<dyn Sink>, OpenError> {
+/// Opens the sink that the config describes; `database` is Sluice's own. Touches no network: an unreachable sink is not a reason not to start.
+pub fn open(sink: &config::Sink, database: &Servers) -> Result<Arc<dyn Sink>, OpenError> {
     Ok(match &sink.kind {
         config::SinkKind::Http(http) => Arc::new(http::HttpSink::new(http, sink.concurrency)?),
         config::SinkKind::File(file) => Arc::new(file::FileSink::open(&file.path)?),
         config::SinkKind::Null => Arc::new(null::NullSink),
         config::SinkKind::Xapi(xapi) => Arc::new(xapi::XapiSink::new(xapi, sink.concurrency, sink.timeout)?),
+        config::SinkKind::Projection => Arc::new(projection::ProjectionSink::new(database)),
     })
 }
 

@@ -15,6 +15,7 @@ pub mod migrate;
 pub mod people;
 pub mod ping;
 pub mod pooler;
+pub mod projections;
 pub mod replay;
 pub mod roles;
 pub mod servers;

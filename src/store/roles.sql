@@ -52,3 +52,10 @@ grant select (id, received_at, source, bytes) on sluice.unverified to sluice_rea
 grant update (status) on sluice.deliveries, sluice.outbox to sluice_operator;
 grant update (paused) on sluice.sinks to sluice_operator;
 grant execute on function sluice.replay(text, timestamptz, timestamptz, text, boolean), sluice.route(bigint) to sluice_operator;
+
+-- The tables of projections: the worker writes them, and readers see all but addresses.
+grant select, insert, update on sluice.learners, sluice.learner_progress, sluice.course_completions, sluice.quiz_results, sluice.certifications to sluice_worker;
+grant select on sluice.learner_progress, sluice.course_completions, sluice.quiz_results, sluice.certifications, sluice.leaderboard,
+                sluice.team_progress to sluice_reader, sluice_operator;
+grant select (company_id, user_id, role, team_id, provisioned_seq, deprovisioned_at, deprovisioned_seq, active) on sluice.learners
+    to sluice_reader, sluice_operator;

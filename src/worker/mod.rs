@@ -160,7 +160,7 @@ pub async fn run(config: &Config, ops: Option<TcpListener>, shutdown: Shutdown) 
     let connections = Arc::new(connections(config)?);
     let mut pipes = Vec::new();
     for sink in &config.sinks {
-        let opened = sink::open(sink).map_err(|source| WorkerError::Sink { name: sink.name.to_string(), source })?;
+        let opened = sink::open(sink, connections.servers()).map_err(|source| WorkerError::Sink { name: sink.name.to_string(), source })?;
         pipes.push(Arc::new(Pipe::new(sink.clone(), opened, config.worker.read_ahead)));
     }
     register(config, &connections).await?;

@@ -10,6 +10,7 @@ mod http;
 mod peers;
 #[path = "../support/private.rs"]
 mod private;
+mod projection;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/sink.rs"]
