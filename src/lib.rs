@@ -26,4 +26,5 @@ pub mod signature;
 pub mod sink;
 pub mod store;
 pub mod telemetry;
+pub mod template;
 pub mod worker;

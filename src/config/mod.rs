@@ -6,6 +6,7 @@
 mod check;
 mod error;
 mod interpolate;
+mod message;
 mod profiles;
 mod raw;
 mod sinks;
@@ -16,6 +17,7 @@ mod values;
 mod xapi;
 
 pub use error::ConfigError;
+pub use message::MessageSink;
 pub use units::duration as parse_duration;
 pub use xapi::XapiSink;
 
@@ -241,6 +243,8 @@ pub struct Breaker {
 pub enum SinkKind {
     Http(HttpSink),
     File(FileSink),
+    Slack(MessageSink),
+    Teams(MessageSink),
     Null,
     Xapi(XapiSink),
     /// Tables in Sluice's own database; it has no keys of its own.
@@ -275,6 +279,8 @@ impl SinkKind {
         match self {
             SinkKind::Http(_) => "http",
             SinkKind::File(_) => "file",
+            SinkKind::Slack(_) => "slack",
+            SinkKind::Teams(_) => "teams",
             SinkKind::Null => "null",
             SinkKind::Xapi(_) => "xapi",
             SinkKind::Projection => "projection",

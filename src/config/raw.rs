@@ -220,6 +220,8 @@ pub(super) struct Sink {
     pub activity_base: Option<Item>,
     pub course_score_max: Option<Item>,
     pub batch: Option<Item>,
+    pub text: Option<Item>,
+    pub title: Option<Item>,
 }
 
 #[derive(Deserialize, Default)]

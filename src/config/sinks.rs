@@ -4,11 +4,12 @@ use super::check::{Names, list, read, required, wrong};
 use super::error::Problem;
 use super::raw::{self, Item, Scalar, Tree};
 use super::values::{self, count, duration, number};
-use super::xapi;
 use super::{Breaker, FileSink, HttpSink, Secret, Sink, SinkKind};
+use super::{message, xapi};
 use crate::backoff::Backoff;
 use crate::delivery::Policy;
 use crate::mapping::{Expression, Mapping};
+use crate::template::Escape;
 use ipnet::IpNet;
 use serde_spanned::Spanned;
 use std::collections::BTreeMap;
@@ -148,14 +149,23 @@ fn breaker(raw: &raw::Breaker) -> Result<Breaker, Problem> {
 enum Kind {
     Http,
     File,
+    Slack,
+    Teams,
     Null,
     Xapi,
     Projection,
 }
 
 /// The config's words for the kinds.
-const KINDS: &[(&str, Kind)] =
-    &[("http", Kind::Http), ("file", Kind::File), ("null", Kind::Null), ("xapi", Kind::Xapi), ("projection", Kind::Projection)];
+const KINDS: &[(&str, Kind)] = &[
+    ("http", Kind::Http),
+    ("file", Kind::File),
+    ("slack", Kind::Slack),
+    ("teams", Kind::Teams),
+    ("xapi", Kind::Xapi),
+    ("projection", Kind::Projection),
+    ("null", Kind::Null),
+];
 
 /// A `[[sink]]` whose kind is known.
 pub(super) struct Entry<'a> {
@@ -192,6 +202,8 @@ fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
             let path = entry.required(&entry.raw.path, "path", values::text, "events.ndjson")?;
             Ok(SinkKind::File(FileSink { path: PathBuf::from(path) }))
         }
+        Kind::Slack => message::message(&entry, Escape::Slack).map(SinkKind::Slack),
+        Kind::Teams => message::message(&entry, Escape::Plain).map(SinkKind::Teams),
         Kind::Null => Ok(SinkKind::Null),
         Kind::Xapi => xapi::xapi(&entry).map(SinkKind::Xapi),
         Kind::Projection => Ok(SinkKind::Projection),
@@ -215,9 +227,9 @@ type Key<'a> = (&'a str, Option<Range<usize>>, &'a [Kind]);
 fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     let span = |item: &Option<Item>| item.as_ref().map(Spanned::span);
     let keys: Vec<Key> = vec![
-        ("url", span(&raw.url), &[Kind::Http, Kind::Xapi]),
+        ("url", span(&raw.url), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi]),
         ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi]),
-        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi]),
+        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi]),
         ("signing_secret", span(&raw.signing_secret), &[Kind::Http]),
         ("path", span(&raw.path), &[Kind::File]),
         ("body", raw.body.as_ref().map(Spanned::span), &[Kind::Http]),
@@ -228,6 +240,8 @@ fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
         ("activity_base", span(&raw.activity_base), &[Kind::Xapi]),
         ("course_score_max", span(&raw.course_score_max), &[Kind::Xapi]),
         ("batch", span(&raw.batch), &[Kind::Xapi]),
+        ("text", span(&raw.text), &[Kind::Slack, Kind::Teams]),
+        ("title", span(&raw.title), &[Kind::Teams]),
     ];
     for (key, span, owners) in keys {
         if let Some(span) = span

@@ -18,8 +18,11 @@ pub mod address;
 pub mod client;
 pub mod file;
 pub mod http;
+pub mod message;
 pub mod null;
 pub mod projection;
+pub mod slack;
+pub mod teams;
 pub mod xapi;
 
 use crate::config;
@@ -94,6 +97,8 @@ pub fn open(sink: &config::Sink, database: &Servers) -> Result<Arc<dyn Sink>, Op
     Ok(match &sink.kind {
         config::SinkKind::Http(http) => Arc::new(http::HttpSink::new(http, sink.concurrency)?),
         config::SinkKind::File(file) => Arc::new(file::FileSink::open(&file.path)?),
+        config::SinkKind::Slack(slack) => Arc::new(slack::SlackSink::new(slack, sink.concurrency)?),
+        config::SinkKind::Teams(teams) => Arc::new(teams::TeamsSink::new(teams, sink.concurrency)?),
         config::SinkKind::Null => Arc::new(null::NullSink),
         config::SinkKind::Xapi(xapi) => Arc::new(xapi::XapiSink::new(xapi, sink.concurrency, sink.timeout)?),
         config::SinkKind::Projection => Arc::new(projection::ProjectionSink::new(database)),

@@ -18,8 +18,7 @@
 
 pub mod statement;
 
-use super::client::answer::Answer;
-use super::client::{Client, is_https};
+use super::client::{self, Client, is_https};
 use super::{Delivery, OpenError, Outcomes, Sink};
 use crate::clock;
 use crate::config;
@@ -64,19 +63,33 @@ impl XapiSink {
         Ok(Self { statements, headers, scheme: config.scheme.clone(), batch_max: config.batch_max, split_max: timeout / 2, client })
     }
 
-    async fn call(&self, method: Method, uri: Uri, body: Vec<u8>) -> Result<Answer, Failure> {
+    fn request(&self, method: Method, uri: Uri, body: Vec<u8>) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(Bytes::from(body)));
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = self.headers.clone();
-        self.client.call(request).await
+        request
+    }
+
+    /// What posts statements at once.
+    fn post_of(&self, statements: &[&Value]) -> Result<Request<Full<Bytes>>, Failure> {
+        let body = serde_json::to_vec(statements).map_err(|_| Failure::permanent("the statement cannot be written as JSON"))?;
+        Ok(self.request(Method::POST, self.statements.clone(), body))
+    }
+
+    /// What an event says as a statement; or what becomes of its delivery without one.
+    fn statement(&self, delivery: &Delivery) -> Result<Value, Outcome> {
+        let statement = statement::statement(&delivery.payload, delivery.idempotency_key, delivery.received_at, &self.scheme);
+        statement.map_err(|unmapped| match unmapped {
+            Unmapped::Type => Outcome::Skipped { reason: unmapped.to_string() },
+            _ => Outcome::Failed(Failure::permanent(unmapped.to_string())),
+        })
     }
 
     /// Posts statements at once; returns the status of success.
     async fn post(&self, items: &[Item]) -> Result<u16, Failure> {
         let statements: Vec<&Value> = items.iter().map(|item| &item.statement).collect();
-        let body = serde_json::to_vec(&statements).map_err(|_| Failure::permanent("the statement cannot be written as JSON"))?;
-        let answer = self.call(Method::POST, self.statements.clone(), body).await?;
+        let answer = self.client.call(self.post_of(&statements)?).await?;
         match answer.status.as_u16() {
             200..=299 => Ok(answer.status.as_u16()),
             300..=399 | 404 | 405 => {
@@ -91,7 +104,7 @@ impl XapiSink {
     async fn compare(&self, item: &Item, conflict: Failure) -> Outcome {
         let id = item.statement["id"].as_str().unwrap_or_default();
         let Ok(uri) = format!("{}?statementId={id}", self.statements).parse() else { return Outcome::Failed(conflict) };
-        let answer = match self.call(Method::GET, uri, Vec::new()).await {
+        let answer = match self.client.call(self.request(Method::GET, uri, Vec::new())).await {
             Ok(answer) => answer,
             Err(failure) => return Outcome::Failed(failure),
         };
@@ -163,6 +176,11 @@ impl XapiSink {
 }
 
 impl Sink for XapiSink {
+    fn preview(&self, delivery: &Delivery) -> Result<String, Outcome> {
+        let statement = self.statement(delivery)?;
+        self.post_of(&[&statement]).map(|request| client::show(&request)).map_err(Outcome::Failed)
+    }
+
     fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a> {
         Box::pin(async move {
             // Each is told of below; a delivery that was not would be tried again.
@@ -170,10 +188,9 @@ impl Sink for XapiSink {
             let mut outcomes = vec![Outcome::Failed(untold); batch.len()];
             let mut items = Vec::with_capacity(batch.len());
             for (at, delivery) in batch.iter().enumerate() {
-                match statement::statement(&delivery.payload, delivery.idempotency_key, delivery.received_at, &self.scheme) {
+                match self.statement(delivery) {
                     Ok(statement) => items.push(Item { at, statement }),
-                    Err(unmapped @ Unmapped::Type) => outcomes[at] = Outcome::Skipped { reason: unmapped.to_string() },
-                    Err(unmapped) => outcomes[at] = Outcome::Failed(Failure::permanent(unmapped.to_string())),
+                    Err(outcome) => outcomes[at] = outcome,
                 }
             }
             self.send(&items, |item, outcome| outcomes[item.at] = outcome).await;

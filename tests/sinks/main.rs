@@ -6,6 +6,7 @@
 mod client;
 #[path = "../support/http.rs"]
 mod http;
+mod messages;
 #[path = "../support/peers.rs"]
 mod peers;
 #[path = "../support/private.rs"]
