@@ -7,6 +7,7 @@ mod check;
 mod error;
 mod interpolate;
 mod message;
+mod oauth;
 mod profiles;
 mod raw;
 mod sinks;
@@ -18,6 +19,7 @@ mod xapi;
 
 pub use error::ConfigError;
 pub use message::MessageSink;
+pub use oauth::{Authorization, Grant, OAuth};
 pub use units::duration as parse_duration;
 pub use xapi::XapiSink;
 

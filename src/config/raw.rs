@@ -220,8 +220,23 @@ pub(super) struct Sink {
     pub activity_base: Option<Item>,
     pub course_score_max: Option<Item>,
     pub batch: Option<Item>,
+    pub token: Option<Item>,
+    pub oauth: Option<Spanned<OAuth>>,
     pub text: Option<Item>,
     pub title: Option<Item>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: write [sink.oauth], and a line for each key")]
+pub(super) struct OAuth {
+    pub token_url: Option<Item>,
+    pub client_id: Option<Item>,
+    pub client_secret: Option<Item>,
+    pub client_auth: Option<Item>,
+    pub private_key: Option<Item>,
+    pub username: Option<Item>,
+    pub audience: Option<Item>,
+    pub scope: Option<Item>,
 }
 
 #[derive(Deserialize, Default)]

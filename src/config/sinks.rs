@@ -240,6 +240,8 @@ fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
         ("activity_base", span(&raw.activity_base), &[Kind::Xapi]),
         ("course_score_max", span(&raw.course_score_max), &[Kind::Xapi]),
         ("batch", span(&raw.batch), &[Kind::Xapi]),
+        ("token", span(&raw.token), &[]),
+        ("oauth", raw.oauth.as_ref().map(Spanned::span), &[]),
         ("text", span(&raw.text), &[Kind::Slack, Kind::Teams]),
         ("title", span(&raw.title), &[Kind::Teams]),
     ];

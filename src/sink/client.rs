@@ -5,6 +5,7 @@
 
 pub mod answer;
 mod connect;
+pub mod oauth;
 mod retry_after;
 
 use super::address::AddressPolicy;

@@ -119,6 +119,8 @@ pub enum OpenError {
         "the header {0:?} of an http sink cannot be sent: its name or value has a character that no header may have, or it is not yours to set"
     )]
     Header(String),
+    #[error("the sink's `token` cannot be sent: it has a character that no header may have")]
+    Token,
 }
 
 /// UUIDv5 of (source, event id, sink): the same on every try and every replay, different for every sink.
