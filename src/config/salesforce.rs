@@ -69,7 +69,10 @@ fn fields(tree: &Spanned<Tree>, external_id_field: &str) -> Result<Mapping, Prob
     let entries = match tree.get_ref() {
         Tree::Table(entries) if !entries.is_empty() => entries,
         _ => {
-            return Err(Problem::new(tree.span(), "`fields` must be a table: write [sink.fields], and a line for each field of the record"));
+            return Err(Problem::new(
+                tree.span(),
+                "`fields` must be a table: write [sink.fields], and a line for each field of the record",
+            ));
         }
     };
     for (name, _) in entries {

@@ -10,13 +10,13 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use stub::{AUDIENCE, CLIENT_ID, CLIENT_SECRET, Org, Stub, USERNAME};
 
 /// The key that signs assertions; the stub has its public half.
-const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sinks/stub_salesforce_key.pem");
+const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sinks/stub_salesforce/key.pem");
 
 async fn start() -> Stub {
     Stub::start(SocketAddr::from(([127, 0, 0, 1], free_port())), Arc::new(Org::default())).await
@@ -89,15 +89,16 @@ async fn a_completed_course_is_read_back_from_the_org_and_neither_redelivery_nor
     system.drained(2).await;
     assert_eq!(fate(&system, "e3").await.0, "skipped");
     for replay in 0..2 {
-        let written = || [stub.state().writes["acme:u1:c1"], stub.state().records.len()];
-        assert_eq!(written(), [replay + 1, 2]);
-        let record = stub.state().record("acme:u1:c1").cloned().unwrap();
+        let state = stub.state();
+        assert_eq!((state.writes["acme:u1:c1"], state.records.len()), (replay + 1, 2));
+        let record = state.record("acme:u1:c1").cloned().unwrap();
         let expected = json!({
             "Id": record["Id"], "User_Id__c": "u1", "Course_Id__c": "c1", "Course_Name__c": "Intro", "Score__c": 92.0,
             "Completed_At__c": "2026-01-02T03:04:05.000Z", "Status__c": "Completed",
         });
         assert_eq!(Value::Object(record), expected);
-        assert!(stub.state().record("acme:../ü 100%25/x?y#z:c1").is_some(), "{:?}", stub.state().records.keys());
+        assert!(state.record("acme:../ü 100%25/x?y#z:c1").is_some(), "{:?}", state.records.keys());
+        drop(state);
         assert_eq!(system.execute("update sluice.deliveries set status = 'pending' where status = 'delivered'").await, 2);
         system.drained(2).await;
     }
@@ -119,7 +120,7 @@ async fn an_older_event_that_comes_after_a_newer_one_is_superseded() {
     assert_eq!((fate(&system, "old").await.0, fate(&system, "new").await.0), ("dead".into(), "delivered".into()));
     system.execute("update sluice.deliveries set status = 'pending' where status = 'dead'").await;
     settled(&system).await;
-    assert_eq!(fate(&system, "old").await, ("skipped".into(), 0, "superseded".into()));
+    assert_eq!(fate(&system, "old").await, ("skipped".into(), 1, "superseded".into()));
     assert_eq!(stub.state().record("acme:u1:c1").unwrap()["Score__c"], 80.0);
     assert_eq!(stub.state().writes["acme:u1:c1"], 1);
     let applied: String = system.value("select object from sluice.applied where sink = 'crm'").await;
@@ -318,7 +319,9 @@ async fn sessions_that_end_midway_are_renewed_by_either_grant_and_cost_no_attemp
         stub.state().end_sessions();
         system.drained(200).await;
         assert_eq!(stub.state().records.len(), 200);
-        let (tokens, upserts) = (stub.state().tokens_given, stub.state().upserts.len());
+        let state = stub.state();
+        let (tokens, upserts) = (state.tokens_given, state.upserts.len());
+        drop(state);
         assert!(tokens > 1 && tokens >= upserts / 3, "{tokens} tokens for {upserts} upserts");
         assert_eq!(system.value::<i64>("select count(*) from sluice.attempts").await, 0, "{grant}");
         assert_no_complaint(&stub);
@@ -340,6 +343,19 @@ async fn a_credential_that_the_org_does_not_know_lets_the_sink_rest_and_buries_n
 }
 
 #[tokio::test]
+async fn the_recipe_works_as_it_stands() {
+    let stub = start().await;
+    let system = System::new("salesforce_recipe").await;
+    system.set_env("MINDTICKLE_WEBHOOK_SECRET", crate::client::SECRET);
+    system.set_env("SALESFORCE_URL", &format!("http://{}", stub.address));
+    let _worker = system.working(&Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/crm-salesforce.toml")).await;
+    let ingest = system.ingest().await;
+    ingest.client().store(&completed("e1", "u1", json!(92))).await;
+    system.drained(1).await;
+    assert_eq!(stub.state().record("acme:u1:c1").unwrap()["Status__c"], "Completed");
+}
+
+#[tokio::test]
 async fn all_records_are_there_after_the_org_was_cut_off_in_the_middle_of_5_000() {
     const COUNT: usize = 5000;
     let stub = start().await;
@@ -350,11 +366,22 @@ async fn all_records_are_there_after_the_org_was_cut_off_in_the_middle_of_5_000(
     let list = |part: usize| (0..COUNT / 10).map(|n| completed(&format!("e{part}-{n}"), &format!("u{part}-{n}"), json!(n % 100))).collect();
     let storing = tokio::spawn(store_all(ingest.address, (0..10).map(list).collect()));
     eventually("some are delivered", async || system.count("delivered").await > 500).await;
+    // The last that it does is not heard of.
+    let heard_of = {
+        let mut state = stub.state();
+        state.is_unheard = true;
+        state.records.len()
+    };
+    eventually("something is written and not answered", async || stub.state().records.len() > heard_of).await;
     let (address, org) = stub.kill();
     eventually("its port is free again", async || tokio::net::TcpListener::bind(address).await.is_ok()).await;
     let before = org.state().records.len();
-    // Its sessions are gone with it.
-    org.state().end_sessions();
+    {
+        // Its sessions are gone with it.
+        let mut state = org.state();
+        state.is_unheard = false;
+        state.end_sessions();
+    }
     let stub = Stub::start(address, org).await;
     storing.await.unwrap();
     system.drained(COUNT as i64).await;
@@ -362,6 +389,7 @@ async fn all_records_are_there_after_the_org_was_cut_off_in_the_middle_of_5_000(
     assert!((500..COUNT).contains(&before), "it was cut off in the middle: {before}");
     assert_eq!((state.records.len(), state.records.values().all(|records| records.len() == 1)), (COUNT, true));
     let again = state.writes.values().filter(|&&writes| writes > 1).count();
+    assert!(again > 0, "what was not answered is sent again");
     eprintln!("{COUNT} records in {} upserts; {again} were written again, {before} were there when it was cut off", state.upserts.len());
     drop(state);
     assert_no_complaint(&stub);

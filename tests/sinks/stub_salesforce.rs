@@ -1,15 +1,20 @@
 //! A stub of a Salesforce org's REST API, over real HTTP: no such server can be had. It keeps records, and refuses what the real service
-//! would refuse, in its words: `Stub::complaints` are requests that no well-behaved client sends.
+//! would refuse, in its words: `State::complaints` are requests that no well-behaved client sends.
 //!
 //! After the REST API's guide (upsert by external id; sObject Collections; error responses; Limit Info header) and the pages on OAuth 2.0
 //! flows. It knows one object, `Training_Status__c`, with two rules of the org's own: a score above 100 does not pass its validation, and
 //! a course named `duplicate` meets a duplicate rule.
 
+#[path = "stub_salesforce/login.rs"]
+mod login;
+#[path = "stub_salesforce/rules.rs"]
+mod rules;
+
 use crate::http::{Message, Wire};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
-use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+use rules::{EXTERNAL_ID, Fault, OBJECT, check, mistyped};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -23,30 +28,7 @@ pub const USERNAME: &str = "integration@acme.example";
 /// Whom an assertion must be made for.
 pub const AUDIENCE: &str = "https://login.salesforce.com";
 
-const OBJECT: &str = "Training_Status__c";
-const EXTERNAL_ID: &str = "External_Id__c";
 const RECORDS_MAX: usize = 200;
-/// How far ahead an assertion may run out.
-const ASSERTION_SECS_MAX: i64 = 300;
-
-/// Of a field: what it holds.
-#[derive(Clone, Copy)]
-enum Holds {
-    Text { chars_max: usize },
-    Number,
-    Time,
-}
-
-const FIELDS: [(&str, Holds); 7] = [
-    (EXTERNAL_ID, Holds::Text { chars_max: 255 }),
-    ("User_Id__c", Holds::Text { chars_max: 80 }),
-    ("Course_Id__c", Holds::Text { chars_max: 80 }),
-    ("Course_Name__c", Holds::Text { chars_max: 120 }),
-    ("Score__c", Holds::Number),
-    ("Completed_At__c", Holds::Time),
-    ("Status__c", Holds::Text { chars_max: 40 }),
-];
-const REQUIRED: &str = "User_Id__c";
 
 /// What an org is and keeps; it outlives the servers that serve it.
 #[derive(Default)]
@@ -71,6 +53,8 @@ pub struct State {
     pub script: VecDeque<(u16, &'static str)>,
     /// External ids whose row is locked, and for how many writes.
     pub locks: HashMap<String, usize>,
+    /// It does what it is asked, and breaks off instead of answering.
+    pub is_unheard: bool,
     /// How many records each upsert held.
     pub upserts: Vec<usize>,
     pub complaints: Vec<String>,
@@ -91,6 +75,7 @@ impl Default for State {
             calls_max: 1_000_000,
             script: VecDeque::new(),
             locks: HashMap::new(),
+            is_unheard: false,
             upserts: Vec::new(),
             complaints: Vec::new(),
             public_key: Vec::new(),
@@ -119,7 +104,11 @@ impl Stub {
                 connections.spawn(async move {
                     let mut wire = Wire::new(stream);
                     while let Some(request) = wire.receive().await {
-                        if wire.send(&org.state().answer(&request).bytes()).await.is_err() {
+                        let (answer, is_unheard) = {
+                            let mut state = org.state();
+                            (state.answer(&request).bytes(), state.is_unheard)
+                        };
+                        if is_unheard || wire.send(&answer).await.is_err() {
                             break;
                         }
                     }
@@ -154,14 +143,6 @@ struct Answer {
     usage: Option<(usize, usize)>,
 }
 
-/// Why a record is not written.
-struct Fault {
-    status: u16,
-    code: &'static str,
-    message: String,
-    fields: Vec<&'static str>,
-}
-
 impl Answer {
     fn new(status: u16, body: Value) -> Self {
         Self { status, body, usage: None }
@@ -177,12 +158,6 @@ impl Answer {
         let usage = self.usage.map(|(used, max)| format!("sforce-limit-info: api-usage={used}/{max}\r\n")).unwrap_or_default();
         let head = format!("HTTP/1.1 {} X\r\n{usage}content-type: application/json;charset=UTF-8\r\n", self.status);
         format!("{head}content-length: {}\r\n\r\n{body}", body.len()).into_bytes()
-    }
-}
-
-impl Fault {
-    fn new(code: &'static str, message: impl Into<String>, fields: Vec<&'static str>) -> Self {
-        Self { status: 400, code, message: message.into(), fields }
     }
 }
 
@@ -260,7 +235,7 @@ impl State {
                 }
             }
             "urn:ietf:params:oauth:grant-type:jwt-bearer" => {
-                if let Err(why) = self.verify(field("assertion")) {
+                if let Err(why) = login::verify(field("assertion"), &self.public_key) {
                     return refused("invalid_grant", why);
                 }
             }
@@ -272,27 +247,6 @@ impl State {
         // It does not say how long it lasts: that is a setting of the org's.
         let granted = json!({ "access_token": token, "instance_url": "https://stub", "token_type": "Bearer", "issued_at": "0" });
         Answer::new(200, granted)
-    }
-
-    /// RFC 7523, RS256, as Salesforce has it.
-    fn verify(&self, assertion: &str) -> Result<(), &'static str> {
-        let parts: Vec<&str> = assertion.split('.').collect();
-        let [header, claims, signature] = parts.as_slice() else { return Err("invalid assertion") };
-        let read = |part: &str| Some(serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()?);
-        let (Some(header_said), Some(said)) = (read(header), read(claims)) else { return Err("invalid assertion") };
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| "invalid assertion")?;
-        let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &self.public_key);
-        let signed = format!("{header}.{claims}");
-        key.verify(signed.as_bytes(), &signature).map_err(|_| "invalid assertion")?;
-        let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).timestamp();
-        let lasts = said["exp"].as_i64().unwrap_or(0) - now;
-        if header_said["alg"] != "RS256" || said["iss"] != CLIENT_ID {
-            return Err("client identifier invalid");
-        }
-        if said["aud"] != AUDIENCE || said["sub"] != USERNAME {
-            return Err("user hasn't approved this consumer");
-        }
-        if (1..=ASSERTION_SECS_MAX).contains(&lasts) { Ok(()) } else { Err("expired authorization code") }
     }
 
     /// What both kinds of upsert refuse, or the script does.
@@ -422,53 +376,4 @@ impl State {
 
 fn not_parsed(why: &str) -> Answer {
     Answer::refused(400, "JSON_PARSER_ERROR", why)
-}
-
-/// A value of another type than its field's: the parser then refuses the request as a whole.
-fn mistyped(fields: &Map<String, Value>) -> Option<String> {
-    let is_wrong = |(name, value): (&String, &Value)| {
-        let (_, holds) = FIELDS.iter().find(|(field, _)| field == name)?;
-        let time = |value: &Value| chrono::DateTime::parse_from_rfc3339(value.as_str().unwrap_or_default()).is_ok();
-        let fits = match holds {
-            _ if value.is_null() => true,
-            Holds::Text { .. } => value.is_string(),
-            Holds::Number => value.is_number(),
-            Holds::Time => time(value),
-        };
-        (!fits).then(|| format!("Cannot deserialize instance of {name} from {value}"))
-    };
-    fields.iter().find_map(is_wrong)
-}
-
-/// The object's fields, and the org's rules.
-fn check(external_id: &str, fields: &Map<String, Value>, is_new: bool) -> Result<(), Fault> {
-    for (name, value) in fields {
-        let Some(&(field, holds)) = FIELDS.iter().find(|(field, _)| field == name) else {
-            return Err(Fault::new("INVALID_FIELD", format!("No such column '{name}' on sobject of type {OBJECT}"), Vec::new()));
-        };
-        let chars = value.as_str().map_or(0, |text| text.chars().count());
-        if matches!(holds, Holds::Text { chars_max } if chars > chars_max) {
-            return Err(Fault::new("STRING_TOO_LONG", format!("{name}: data value too large: {value}"), vec![field]));
-        }
-    }
-    if external_id.chars().count() > 255 {
-        return Err(Fault::new("STRING_TOO_LONG", format!("{EXTERNAL_ID}: data value too large"), vec![EXTERNAL_ID]));
-    }
-    match fields.get(REQUIRED) {
-        Some(Value::Null) => {
-            return Err(Fault::new("REQUIRED_FIELD_MISSING", format!("Required fields are missing: [{REQUIRED}]"), vec![REQUIRED]));
-        }
-        None if is_new => {
-            return Err(Fault::new("REQUIRED_FIELD_MISSING", format!("Required fields are missing: [{REQUIRED}]"), vec![REQUIRED]));
-        }
-        _ => {}
-    }
-    if fields.get("Score__c").and_then(Value::as_f64).is_some_and(|score| score > 100.0) {
-        let message = format!("{}: a score is at most 100", fields["Score__c"]);
-        return Err(Fault::new("FIELD_CUSTOM_VALIDATION_EXCEPTION", message, vec!["Score__c"]));
-    }
-    if fields.get("Course_Name__c") == Some(&json!("duplicate")) {
-        return Err(Fault::new("DUPLICATES_DETECTED", "Use one of these records?", Vec::new()));
-    }
-    Ok(())
 }

@@ -72,8 +72,11 @@ impl Reader {
             "UNABLE_TO_LOCK_ROW" | "QUERY_TIMEOUT" | "REQUEST_RUNNING_TOO_LONG" | "UNKNOWN_EXCEPTION" => Blame::Event,
             // Deleted while it was written: the next upsert makes it anew.
             "ENTITY_IS_DELETED" => Blame::Event,
-            // Two made the same record at once: the next upsert finds it. Of another unique field, it is the event's fault.
-            "DUPLICATE_VALUE" if said.message.contains(&self.external_id_field) => Blame::Event,
+            // Two made the same record at once, or in one request, where its field takes no notice of case: the next upsert finds it. Of
+            // another unique field, it is the event's fault.
+            "DUPLICATE_VALUE" if [self.external_id_field.as_str(), "external id"].iter().any(|own| said.message.contains(own)) => {
+                Blame::Event
+            }
             // A lock that a trigger of the org ran into comes under the trigger's own code.
             _ if said.message.contains("UNABLE_TO_LOCK_ROW") => Blame::Event,
             "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY"
@@ -182,6 +185,7 @@ mod tests {
             ("SOMETHING_ELSE", "", Blame::Permanent),
             ("DUPLICATE_VALUE", "duplicate value found: Badge__c duplicates value on record with id: a00", Blame::Permanent),
             ("DUPLICATE_VALUE", "duplicate value found: External_Id__c duplicates value on record with id: a00", Blame::Event),
+            ("DUPLICATE_VALUE", "Duplicate external id specified: acme:U:c", Blame::Event),
             ("CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", "x: trigger: UNABLE_TO_LOCK_ROW, unable to obtain", Blame::Event),
             ("CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", "x: trigger", Blame::Permanent),
             ("UNABLE_TO_LOCK_ROW", "", Blame::Event),
