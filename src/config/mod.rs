@@ -10,6 +10,7 @@ mod message;
 mod oauth;
 mod profiles;
 mod raw;
+mod salesforce;
 mod sinks;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ mod xapi;
 pub use error::ConfigError;
 pub use message::MessageSink;
 pub use oauth::{Authorization, Grant, OAuth};
+pub use salesforce::SalesforceSink;
 pub use units::duration as parse_duration;
 pub use xapi::XapiSink;
 
@@ -245,6 +247,7 @@ pub struct Breaker {
 pub enum SinkKind {
     Http(HttpSink),
     File(FileSink),
+    Salesforce(SalesforceSink),
     Slack(MessageSink),
     Teams(MessageSink),
     Null,
@@ -281,6 +284,7 @@ impl SinkKind {
         match self {
             SinkKind::Http(_) => "http",
             SinkKind::File(_) => "file",
+            SinkKind::Salesforce(_) => "salesforce",
             SinkKind::Slack(_) => "slack",
             SinkKind::Teams(_) => "teams",
             SinkKind::Null => "null",

@@ -222,6 +222,12 @@ pub(super) struct Sink {
     pub batch: Option<Item>,
     pub token: Option<Item>,
     pub oauth: Option<Spanned<OAuth>>,
+    pub object: Option<Item>,
+    pub external_id_field: Option<Item>,
+    pub external_id: Option<Item>,
+    pub fields: Option<Spanned<Tree>>,
+    pub api_usage_max: Option<Item>,
+    pub limit_rest: Option<Item>,
     pub text: Option<Item>,
     pub title: Option<Item>,
 }
