@@ -4,6 +4,7 @@
 //! mean (`check`, `sinks`, by way of `values` and `units`).
 
 mod check;
+mod email;
 mod error;
 mod interpolate;
 mod message;
@@ -16,6 +17,7 @@ mod units;
 mod values;
 mod xapi;
 
+pub use email::{EmailSink, MailServer, Tls};
 pub use error::ConfigError;
 pub use message::MessageSink;
 pub use units::duration as parse_duration;
@@ -245,6 +247,7 @@ pub enum SinkKind {
     File(FileSink),
     Slack(MessageSink),
     Teams(MessageSink),
+    Email(EmailSink),
     Null,
     Xapi(XapiSink),
     /// Tables in Sluice's own database; it has no keys of its own.
@@ -281,6 +284,7 @@ impl SinkKind {
             SinkKind::File(_) => "file",
             SinkKind::Slack(_) => "slack",
             SinkKind::Teams(_) => "teams",
+            SinkKind::Email(_) => "email",
             SinkKind::Null => "null",
             SinkKind::Xapi(_) => "xapi",
             SinkKind::Projection => "projection",

@@ -222,6 +222,10 @@ pub(super) struct Sink {
     pub batch: Option<Item>,
     pub text: Option<Item>,
     pub title: Option<Item>,
+    pub tls: Option<Item>,
+    pub from: Option<Item>,
+    pub to: Option<List>,
+    pub subject: Option<Item>,
 }
 
 #[derive(Deserialize, Default)]

@@ -5,7 +5,7 @@ use super::error::Problem;
 use super::raw::{self, Item, Scalar, Tree};
 use super::values::{self, count, duration, number};
 use super::{Breaker, FileSink, HttpSink, Secret, Sink, SinkKind};
-use super::{message, xapi};
+use super::{email, message, xapi};
 use crate::backoff::Backoff;
 use crate::delivery::Policy;
 use crate::mapping::{Expression, Mapping};
@@ -151,6 +151,7 @@ enum Kind {
     File,
     Slack,
     Teams,
+    Email,
     Null,
     Xapi,
     Projection,
@@ -162,6 +163,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("file", Kind::File),
     ("slack", Kind::Slack),
     ("teams", Kind::Teams),
+    ("email", Kind::Email),
     ("xapi", Kind::Xapi),
     ("projection", Kind::Projection),
     ("null", Kind::Null),
@@ -204,6 +206,7 @@ fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
         }
         Kind::Slack => message::message(&entry, Escape::Slack).map(SinkKind::Slack),
         Kind::Teams => message::message(&entry, Escape::Plain).map(SinkKind::Teams),
+        Kind::Email => email::email(&entry).map(SinkKind::Email),
         Kind::Null => Ok(SinkKind::Null),
         Kind::Xapi => xapi::xapi(&entry).map(SinkKind::Xapi),
         Kind::Projection => Ok(SinkKind::Projection),
@@ -227,21 +230,25 @@ type Key<'a> = (&'a str, Option<Range<usize>>, &'a [Kind]);
 fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     let span = |item: &Option<Item>| item.as_ref().map(Spanned::span);
     let keys: Vec<Key> = vec![
-        ("url", span(&raw.url), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi]),
+        ("url", span(&raw.url), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Email, Kind::Xapi]),
         ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi]),
-        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi]),
+        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Email, Kind::Xapi]),
         ("signing_secret", span(&raw.signing_secret), &[Kind::Http]),
         ("path", span(&raw.path), &[Kind::File]),
         ("body", raw.body.as_ref().map(Spanned::span), &[Kind::Http]),
-        ("username", span(&raw.username), &[Kind::Xapi]),
-        ("password", span(&raw.password), &[Kind::Xapi]),
+        ("username", span(&raw.username), &[Kind::Email, Kind::Xapi]),
+        ("password", span(&raw.password), &[Kind::Email, Kind::Xapi]),
         ("version", span(&raw.version), &[Kind::Xapi]),
         ("home_page", span(&raw.home_page), &[Kind::Xapi]),
         ("activity_base", span(&raw.activity_base), &[Kind::Xapi]),
         ("course_score_max", span(&raw.course_score_max), &[Kind::Xapi]),
         ("batch", span(&raw.batch), &[Kind::Xapi]),
-        ("text", span(&raw.text), &[Kind::Slack, Kind::Teams]),
+        ("text", span(&raw.text), &[Kind::Slack, Kind::Teams, Kind::Email]),
         ("title", span(&raw.title), &[Kind::Teams]),
+        ("tls", span(&raw.tls), &[Kind::Email]),
+        ("from", span(&raw.from), &[Kind::Email]),
+        ("to", raw.to.as_ref().map(Spanned::span), &[Kind::Email]),
+        ("subject", span(&raw.subject), &[Kind::Email]),
     ];
     for (key, span, owners) in keys {
         if let Some(span) = span

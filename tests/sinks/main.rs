@@ -4,6 +4,7 @@
 
 #[path = "../support/client.rs"]
 mod client;
+mod email;
 #[path = "../support/http.rs"]
 mod http;
 mod messages;
