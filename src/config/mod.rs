@@ -3,6 +3,7 @@
 //! Text to tree (`toml`), references replaced in it (`interpolate`), tree to keys with their places (`raw`), keys to what they
 //! mean (`check`, `sinks`, by way of `values` and `units`).
 
+mod archive;
 mod check;
 mod email;
 mod error;
@@ -17,6 +18,7 @@ mod units;
 mod values;
 mod xapi;
 
+pub use archive::{ArchivePlace, ArchiveSink, Bucket};
 pub use email::{EmailSink, MailServer, Tls};
 pub use error::ConfigError;
 pub use message::MessageSink;
@@ -248,6 +250,7 @@ pub enum SinkKind {
     Slack(MessageSink),
     Teams(MessageSink),
     Email(EmailSink),
+    Archive(ArchiveSink),
     Null,
     Xapi(XapiSink),
     /// Tables in Sluice's own database; it has no keys of its own.
@@ -285,6 +288,7 @@ impl SinkKind {
             SinkKind::Slack(_) => "slack",
             SinkKind::Teams(_) => "teams",
             SinkKind::Email(_) => "email",
+            SinkKind::Archive(_) => "archive",
             SinkKind::Null => "null",
             SinkKind::Xapi(_) => "xapi",
             SinkKind::Projection => "projection",

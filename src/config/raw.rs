@@ -226,6 +226,10 @@ pub(super) struct Sink {
     pub from: Option<Item>,
     pub to: Option<List>,
     pub subject: Option<Item>,
+    pub region: Option<Item>,
+    pub endpoint: Option<Item>,
+    pub access_key_id: Option<Item>,
+    pub secret_access_key: Option<Item>,
 }
 
 #[derive(Deserialize, Default)]

@@ -5,7 +5,7 @@ use super::error::Problem;
 use super::raw::{self, Item, Scalar, Tree};
 use super::values::{self, count, duration, number};
 use super::{Breaker, FileSink, HttpSink, Secret, Sink, SinkKind};
-use super::{email, message, xapi};
+use super::{archive, email, message, xapi};
 use crate::backoff::Backoff;
 use crate::delivery::Policy;
 use crate::mapping::{Expression, Mapping};
@@ -152,6 +152,7 @@ enum Kind {
     Slack,
     Teams,
     Email,
+    Archive,
     Null,
     Xapi,
     Projection,
@@ -164,6 +165,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("slack", Kind::Slack),
     ("teams", Kind::Teams),
     ("email", Kind::Email),
+    ("archive", Kind::Archive),
     ("xapi", Kind::Xapi),
     ("projection", Kind::Projection),
     ("null", Kind::Null),
@@ -207,6 +209,7 @@ fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
         Kind::Slack => message::message(&entry, Escape::Slack).map(SinkKind::Slack),
         Kind::Teams => message::message(&entry, Escape::Plain).map(SinkKind::Teams),
         Kind::Email => email::email(&entry).map(SinkKind::Email),
+        Kind::Archive => archive::archive(&entry).map(SinkKind::Archive),
         Kind::Null => Ok(SinkKind::Null),
         Kind::Xapi => xapi::xapi(&entry).map(SinkKind::Xapi),
         Kind::Projection => Ok(SinkKind::Projection),
@@ -230,9 +233,9 @@ type Key<'a> = (&'a str, Option<Range<usize>>, &'a [Kind]);
 fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     let span = |item: &Option<Item>| item.as_ref().map(Spanned::span);
     let keys: Vec<Key> = vec![
-        ("url", span(&raw.url), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Email, Kind::Xapi]),
+        ("url", span(&raw.url), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Email, Kind::Archive, Kind::Xapi]),
         ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi]),
-        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Email, Kind::Xapi]),
+        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Email, Kind::Archive, Kind::Xapi]),
         ("signing_secret", span(&raw.signing_secret), &[Kind::Http]),
         ("path", span(&raw.path), &[Kind::File]),
         ("body", raw.body.as_ref().map(Spanned::span), &[Kind::Http]),
@@ -242,13 +245,17 @@ fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
         ("home_page", span(&raw.home_page), &[Kind::Xapi]),
         ("activity_base", span(&raw.activity_base), &[Kind::Xapi]),
         ("course_score_max", span(&raw.course_score_max), &[Kind::Xapi]),
-        ("batch", span(&raw.batch), &[Kind::Xapi]),
+        ("batch", span(&raw.batch), &[Kind::Archive, Kind::Xapi]),
         ("text", span(&raw.text), &[Kind::Slack, Kind::Teams, Kind::Email]),
         ("title", span(&raw.title), &[Kind::Teams]),
         ("tls", span(&raw.tls), &[Kind::Email]),
         ("from", span(&raw.from), &[Kind::Email]),
         ("to", raw.to.as_ref().map(Spanned::span), &[Kind::Email]),
         ("subject", span(&raw.subject), &[Kind::Email]),
+        ("region", span(&raw.region), &[Kind::Archive]),
+        ("endpoint", span(&raw.endpoint), &[Kind::Archive]),
+        ("access_key_id", span(&raw.access_key_id), &[Kind::Archive]),
+        ("secret_access_key", span(&raw.secret_access_key), &[Kind::Archive]),
     ];
     for (key, span, owners) in keys {
         if let Some(span) = span

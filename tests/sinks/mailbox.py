@@ -26,8 +26,8 @@ met = set()
 
 
 def refusal(text, key):
-    code = re.match(r"(\d{3})(-| )(once)?", text)
-    if not code or (code[3] and key in met):
+    code = re.match(r"(\d{3})(?:[- ](once))?", text)
+    if not code or (code[2] and key in met):
         return None
     met.add(key)
     return f"{code[1]} 4.0.0 <{key}> is not wanted"

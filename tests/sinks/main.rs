@@ -2,6 +2,7 @@
 //! server exists, the double says *stub* in its name and refuses what the real service would refuse.
 #![expect(dead_code, reason = "the support files are shared: each program uses a part of them")]
 
+mod archive;
 #[path = "../support/client.rs"]
 mod client;
 mod email;
@@ -13,6 +14,8 @@ mod peers;
 #[path = "../support/private.rs"]
 mod private;
 mod projection;
+#[path = "../faults/proxy.rs"]
+mod proxy;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/sink.rs"]
