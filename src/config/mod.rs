@@ -3,7 +3,9 @@
 //! Text to tree (`toml`), references replaced in it (`interpolate`), tree to keys with their places (`raw`), keys to what they
 //! mean (`check`, `sinks`, by way of `values` and `units`).
 
+mod archive;
 mod check;
+mod email;
 mod error;
 mod interpolate;
 mod message;
@@ -18,6 +20,8 @@ mod units;
 mod values;
 mod xapi;
 
+pub use archive::{ArchivePlace, ArchiveSink, Bucket};
+pub use email::{EmailSink, MailServer, Tls};
 pub use error::ConfigError;
 pub use message::MessageSink;
 pub use oauth::{Authorization, Grant, OAuth};
@@ -250,6 +254,8 @@ pub enum SinkKind {
     Salesforce(SalesforceSink),
     Slack(MessageSink),
     Teams(MessageSink),
+    Email(EmailSink),
+    Archive(ArchiveSink),
     Null,
     Xapi(XapiSink),
     /// Tables in Sluice's own database; it has no keys of its own.
@@ -287,6 +293,8 @@ impl SinkKind {
             SinkKind::Salesforce(_) => "salesforce",
             SinkKind::Slack(_) => "slack",
             SinkKind::Teams(_) => "teams",
+            SinkKind::Email(_) => "email",
+            SinkKind::Archive(_) => "archive",
             SinkKind::Null => "null",
             SinkKind::Xapi(_) => "xapi",
             SinkKind::Projection => "projection",

@@ -230,6 +230,14 @@ pub(super) struct Sink {
     pub limit_rest: Option<Item>,
     pub text: Option<Item>,
     pub title: Option<Item>,
+    pub tls: Option<Item>,
+    pub from: Option<Item>,
+    pub to: Option<List>,
+    pub subject: Option<Item>,
+    pub region: Option<Item>,
+    pub endpoint: Option<Item>,
+    pub access_key_id: Option<Item>,
+    pub secret_access_key: Option<Item>,
 }
 
 #[derive(Deserialize, Default)]
