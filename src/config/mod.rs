@@ -10,6 +10,7 @@ mod message;
 mod oauth;
 mod profiles;
 mod raw;
+mod scim;
 mod sinks;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ mod xapi;
 pub use error::ConfigError;
 pub use message::MessageSink;
 pub use oauth::{Authorization, Grant, OAuth};
+pub use scim::{Group, OnDeprovision, ScimSink};
 pub use units::duration as parse_duration;
 pub use xapi::XapiSink;
 
@@ -248,6 +250,7 @@ pub enum SinkKind {
     Slack(MessageSink),
     Teams(MessageSink),
     Null,
+    Scim(ScimSink),
     Xapi(XapiSink),
     /// Tables in Sluice's own database; it has no keys of its own.
     Projection,
@@ -284,6 +287,7 @@ impl SinkKind {
             SinkKind::Slack(_) => "slack",
             SinkKind::Teams(_) => "teams",
             SinkKind::Null => "null",
+            SinkKind::Scim(_) => "scim",
             SinkKind::Xapi(_) => "xapi",
             SinkKind::Projection => "projection",
         }

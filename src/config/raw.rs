@@ -224,6 +224,8 @@ pub(super) struct Sink {
     pub oauth: Option<Spanned<OAuth>>,
     pub text: Option<Item>,
     pub title: Option<Item>,
+    pub group: Option<Item>,
+    pub on_deprovision: Option<Item>,
 }
 
 #[derive(Deserialize, Default)]

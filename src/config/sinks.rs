@@ -5,7 +5,7 @@ use super::error::Problem;
 use super::raw::{self, Item, Scalar, Tree};
 use super::values::{self, count, duration, number};
 use super::{Breaker, FileSink, HttpSink, Secret, Sink, SinkKind};
-use super::{message, xapi};
+use super::{message, scim, xapi};
 use crate::backoff::Backoff;
 use crate::delivery::Policy;
 use crate::mapping::{Expression, Mapping};
@@ -152,6 +152,7 @@ enum Kind {
     Slack,
     Teams,
     Null,
+    Scim,
     Xapi,
     Projection,
 }
@@ -163,6 +164,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("slack", Kind::Slack),
     ("teams", Kind::Teams),
     ("xapi", Kind::Xapi),
+    ("scim", Kind::Scim),
     ("projection", Kind::Projection),
     ("null", Kind::Null),
 ];
@@ -205,6 +207,7 @@ fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
         Kind::Slack => message::message(&entry, Escape::Slack).map(SinkKind::Slack),
         Kind::Teams => message::message(&entry, Escape::Plain).map(SinkKind::Teams),
         Kind::Null => Ok(SinkKind::Null),
+        Kind::Scim => scim::scim(&entry).map(SinkKind::Scim),
         Kind::Xapi => xapi::xapi(&entry).map(SinkKind::Xapi),
         Kind::Projection => Ok(SinkKind::Projection),
     }
@@ -227,9 +230,9 @@ type Key<'a> = (&'a str, Option<Range<usize>>, &'a [Kind]);
 fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     let span = |item: &Option<Item>| item.as_ref().map(Spanned::span);
     let keys: Vec<Key> = vec![
-        ("url", span(&raw.url), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi]),
-        ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi]),
-        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi]),
+        ("url", span(&raw.url), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Scim]),
+        ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi, Kind::Scim]),
+        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Scim]),
         ("signing_secret", span(&raw.signing_secret), &[Kind::Http]),
         ("path", span(&raw.path), &[Kind::File]),
         ("body", raw.body.as_ref().map(Spanned::span), &[Kind::Http]),
@@ -240,10 +243,12 @@ fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
         ("activity_base", span(&raw.activity_base), &[Kind::Xapi]),
         ("course_score_max", span(&raw.course_score_max), &[Kind::Xapi]),
         ("batch", span(&raw.batch), &[Kind::Xapi]),
-        ("token", span(&raw.token), &[]),
-        ("oauth", raw.oauth.as_ref().map(Spanned::span), &[]),
+        ("token", span(&raw.token), &[Kind::Scim]),
+        ("oauth", raw.oauth.as_ref().map(Spanned::span), &[Kind::Scim]),
         ("text", span(&raw.text), &[Kind::Slack, Kind::Teams]),
         ("title", span(&raw.title), &[Kind::Teams]),
+        ("group", span(&raw.group), &[Kind::Scim]),
+        ("on_deprovision", span(&raw.on_deprovision), &[Kind::Scim]),
     ];
     for (key, span, owners) in keys {
         if let Some(span) = span
