@@ -300,7 +300,8 @@ async fn each_answer_of_a_stub_idp_has_its_consequence() {
     let worker = system.working(&system.config(&config)).await;
     let registered = format!("select count(*) = {} from sluice.sinks", CASES.len());
     eventually("all sinks are registered", async || system.value::<bool>(&registered).await).await;
-    let mut client = system.ingest().await.client();
+    let ingest = system.ingest().await;
+    let mut client = ingest.client();
     for kind in [PROVISION, DEPROVISION, EXPIRE] {
         client.store(&event_of(kind)).await;
     }
