@@ -10,6 +10,7 @@ mod message;
 mod oauth;
 mod profiles;
 mod raw;
+mod salesforce;
 mod scim;
 mod sinks;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod xapi;
 pub use error::ConfigError;
 pub use message::MessageSink;
 pub use oauth::{Authorization, Grant, OAuth};
+pub use salesforce::SalesforceSink;
 pub use scim::{Group, OnDeprovision, ScimSink};
 pub use units::duration as parse_duration;
 pub use xapi::XapiSink;
@@ -247,6 +249,7 @@ pub struct Breaker {
 pub enum SinkKind {
     Http(HttpSink),
     File(FileSink),
+    Salesforce(SalesforceSink),
     Slack(MessageSink),
     Teams(MessageSink),
     Null,
@@ -284,6 +287,7 @@ impl SinkKind {
         match self {
             SinkKind::Http(_) => "http",
             SinkKind::File(_) => "file",
+            SinkKind::Salesforce(_) => "salesforce",
             SinkKind::Slack(_) => "slack",
             SinkKind::Teams(_) => "teams",
             SinkKind::Null => "null",

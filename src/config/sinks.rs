@@ -5,7 +5,7 @@ use super::error::Problem;
 use super::raw::{self, Item, Scalar, Tree};
 use super::values::{self, count, duration, number};
 use super::{Breaker, FileSink, HttpSink, Secret, Sink, SinkKind};
-use super::{message, scim, xapi};
+use super::{message, salesforce, scim, xapi};
 use crate::backoff::Backoff;
 use crate::delivery::Policy;
 use crate::mapping::{Expression, Mapping};
@@ -149,6 +149,7 @@ fn breaker(raw: &raw::Breaker) -> Result<Breaker, Problem> {
 enum Kind {
     Http,
     File,
+    Salesforce,
     Slack,
     Teams,
     Null,
@@ -164,6 +165,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("slack", Kind::Slack),
     ("teams", Kind::Teams),
     ("xapi", Kind::Xapi),
+    ("salesforce", Kind::Salesforce),
     ("scim", Kind::Scim),
     ("projection", Kind::Projection),
     ("null", Kind::Null),
@@ -204,6 +206,7 @@ fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
             let path = entry.required(&entry.raw.path, "path", values::text, "events.ndjson")?;
             Ok(SinkKind::File(FileSink { path: PathBuf::from(path) }))
         }
+        Kind::Salesforce => salesforce::salesforce(&entry).map(SinkKind::Salesforce),
         Kind::Slack => message::message(&entry, Escape::Slack).map(SinkKind::Slack),
         Kind::Teams => message::message(&entry, Escape::Plain).map(SinkKind::Teams),
         Kind::Null => Ok(SinkKind::Null),
@@ -230,21 +233,27 @@ type Key<'a> = (&'a str, Option<Range<usize>>, &'a [Kind]);
 fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     let span = |item: &Option<Item>| item.as_ref().map(Spanned::span);
     let keys: Vec<Key> = vec![
-        ("url", span(&raw.url), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Scim]),
+        ("url", span(&raw.url), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Salesforce, Kind::Scim]),
         ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi, Kind::Scim]),
-        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Scim]),
+        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Salesforce, Kind::Scim]),
         ("signing_secret", span(&raw.signing_secret), &[Kind::Http]),
         ("path", span(&raw.path), &[Kind::File]),
         ("body", raw.body.as_ref().map(Spanned::span), &[Kind::Http]),
         ("username", span(&raw.username), &[Kind::Xapi]),
         ("password", span(&raw.password), &[Kind::Xapi]),
-        ("version", span(&raw.version), &[Kind::Xapi]),
+        ("version", span(&raw.version), &[Kind::Xapi, Kind::Salesforce]),
         ("home_page", span(&raw.home_page), &[Kind::Xapi]),
         ("activity_base", span(&raw.activity_base), &[Kind::Xapi]),
         ("course_score_max", span(&raw.course_score_max), &[Kind::Xapi]),
-        ("batch", span(&raw.batch), &[Kind::Xapi]),
-        ("token", span(&raw.token), &[Kind::Scim]),
-        ("oauth", raw.oauth.as_ref().map(Spanned::span), &[Kind::Scim]),
+        ("batch", span(&raw.batch), &[Kind::Xapi, Kind::Salesforce]),
+        ("token", span(&raw.token), &[Kind::Salesforce, Kind::Scim]),
+        ("oauth", raw.oauth.as_ref().map(Spanned::span), &[Kind::Salesforce, Kind::Scim]),
+        ("object", span(&raw.object), &[Kind::Salesforce]),
+        ("external_id_field", span(&raw.external_id_field), &[Kind::Salesforce]),
+        ("external_id", span(&raw.external_id), &[Kind::Salesforce]),
+        ("fields", raw.fields.as_ref().map(Spanned::span), &[Kind::Salesforce]),
+        ("api_usage_max", span(&raw.api_usage_max), &[Kind::Salesforce]),
+        ("limit_rest", span(&raw.limit_rest), &[Kind::Salesforce]),
         ("text", span(&raw.text), &[Kind::Slack, Kind::Teams]),
         ("title", span(&raw.title), &[Kind::Teams]),
         ("group", span(&raw.group), &[Kind::Scim]),

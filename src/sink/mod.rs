@@ -21,6 +21,7 @@ pub mod http;
 pub mod message;
 pub mod null;
 pub mod projection;
+pub mod salesforce;
 pub mod scim;
 pub mod slack;
 pub mod teams;
@@ -98,6 +99,7 @@ pub fn open(sink: &config::Sink, database: &Servers) -> Result<Arc<dyn Sink>, Op
     Ok(match &sink.kind {
         config::SinkKind::Http(http) => Arc::new(http::HttpSink::new(http, sink.concurrency)?),
         config::SinkKind::File(file) => Arc::new(file::FileSink::open(&file.path)?),
+        config::SinkKind::Salesforce(salesforce) => Arc::new(salesforce::SalesforceSink::new(salesforce, sink.concurrency, sink.timeout)?),
         config::SinkKind::Slack(slack) => Arc::new(slack::SlackSink::new(slack, sink.concurrency)?),
         config::SinkKind::Teams(teams) => Arc::new(teams::TeamsSink::new(teams, sink.concurrency)?),
         config::SinkKind::Null => Arc::new(null::NullSink),

@@ -276,4 +276,38 @@ mod tests {
         assert!(!due.learn(Some(at(100, 9)), false));
         assert_eq!(due.position, DuePosition::START);
     }
+
+    #[test]
+    fn what_came_up_before_a_read_began_is_seen_by_it_and_asks_for_no_other() {
+        let mut due = read_to(at(100, 7));
+        due.include(at(99, 0).due);
+        due.begin();
+        assert!(due.learn(Some(at(110, 1)), false));
+        assert_eq!(due.position, at(110, 1));
+    }
+
+    #[test]
+    fn what_comes_up_just_where_a_read_ends_asks_for_no_other() {
+        let mut due = Due::new();
+        due.begin();
+        due.include(at(100, 0).due);
+        let just_before = DuePosition { due: at(100, 0).due - Duration::microseconds(1), seq: i64::MAX };
+        assert!(due.learn(Some(just_before), false));
+    }
+
+    #[test]
+    fn lanes_with_a_backlog_take_turns_and_those_without_are_always_read() {
+        let mut lane = Lane::new(1, false);
+        lane.cursor = 50;
+        assert!(lane.has_turn(0), "without a backlog");
+        lane.has_backlog = true;
+        assert_eq!([49, 50, 51].map(|until| lane.has_turn(until)), [false, true, true]);
+    }
+
+    #[test]
+    fn a_read_counts_on_the_known_rows_beyond_its_position_alone() {
+        let mut lane = Lane::new(1, false);
+        lane.known.extend([10, 20, 30]);
+        assert_eq!([0, 10, 29, 30].map(|position| lane.known_after(position)), [3, 2, 1, 0]);
+    }
 }

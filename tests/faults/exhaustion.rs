@@ -1,7 +1,7 @@
 //! What is used up: connections, descriptors, the database's connections. Others are served meanwhile, and all recovers by itself.
 
 use crate::client::{Client, Event};
-use crate::sink::Sink;
+use crate::sink::{Reply, Sink};
 use crate::system::{System, eventually, within};
 use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions, Connection};
@@ -118,4 +118,51 @@ async fn without_connections_left_at_the_database_ingest_answers_503_in_time_and
     within(Duration::from_secs(15), "it stores again", async || ingest.client().post(&Event::of("u-1", 2)).await.status() == 200).await;
     within(Duration::from_secs(30), "its event comes", async || sink.successes().contains_key("u-1:2")).await;
     drop(worker);
+}
+
+/// Set for a run of some minutes: 1,000,000 rows.
+const LONG: &str = "SLUICE_TEST_LONG";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_rows_wait_behind_a_dead_sink_the_worker_stays_small_serves_the_other_and_drains_when_it_is_back() {
+    let rows = if std::env::var_os(LONG).is_some() { 1_000_000 } else { 20_000 };
+    let system = System::new("behind_a_dead_sink").await;
+    let (mut idp, lms) = (Sink::down(|_| Reply::Status(200)), Sink::answering(200).await);
+    let breaker = "breaker = { failures = 2, rest = \"50ms\", cap = \"500ms\" }";
+    let config = system.config(&(idp.config("idp", breaker) + &lms.config("lms", "events = [\"course.completed\"]")));
+    // Registers the sinks.
+    system.working(&config).await.stop().await;
+    let stored = format!(
+        "with stored as (
+             insert into sluice.events (lane, source, event_id, type, company_id, order_key, payload_hash)
+             select n % 1000 % 64, 'mindtickle', 'b-' || n % 1000 || ':' || n / 1000, 'module.progress', 'acme', 'acme/b-' || n % 1000, '\\x00'
+               from generate_series(0, {rows} - 1) as n
+             returning seq, lane
+         ), kept as (
+             insert into sluice.payloads (event_seq, payload, headers) select seq, '{{\"event\":\"module.progress\"}}', '{{}}' from stored
+         )
+         insert into sluice.deliveries (event_seq, sink, lane) select seq, 'idp', lane from stored"
+    );
+    system.execute(&stored).await;
+    system.execute("analyze").await;
+
+    let mut worker = system.working(&config).await;
+    let ingest = system.ingest().await;
+    let mut client = ingest.client();
+    for n in 0..50 {
+        client.store(&Event::of("u-1", n)).await;
+        eventually("the other sink is served", async || lms.successes().len() as u64 == n + 1).await;
+    }
+    let breaker: String = system.value("select breaker from sluice.sinks where name = 'idp'").await;
+    assert_ne!(breaker, "closed");
+    let (_, peak) = memory(worker.pid());
+    // Without optimizations; a release needs less.
+    assert!(peak < 150, "{peak} MiB with {rows} rows behind a dead sink");
+
+    idp.up().await;
+    let enough = rows.min(20_000);
+    eventually("it drains", async || idp.tries() as i64 >= enough).await;
+    assert_eq!(system.count("dead").await, 0, "nothing was buried");
+    idp.assert_in_order();
+    worker.stop().await;
 }

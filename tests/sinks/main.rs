@@ -12,6 +12,7 @@ mod peers;
 #[path = "../support/private.rs"]
 mod private;
 mod projection;
+mod salesforce;
 mod scim;
 #[path = "../support/server.rs"]
 mod server;

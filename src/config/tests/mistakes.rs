@@ -3,7 +3,7 @@
 use super::{CANARY, http, parse, profile, sink, source};
 
 /// Parses a config with a mistake that is marked by `‸`, and returns the message about it.
-fn mistake(marked: &str) -> String {
+pub(super) fn mistake(marked: &str) -> String {
     let (before, after) = marked.split_once('‸').expect("the mistake is marked");
     let here = format!("sluice.toml:{}:{}: ", before.matches('\n').count() + 1, before.rsplit('\n').next().unwrap().chars().count() + 1);
     let error = parse(&format!("{before}{after}")).map(drop).expect_err(marked);
@@ -110,7 +110,7 @@ fn a_wrong_value_of_a_sink_is_an_error_at_its_place_and_is_not_repeated() {
         ("‸[[sink]]\nname = \"crm\"\nkind = \"file\"".into(), "`path` of this sink is missing"),
         (sink("kind = ‸\"hunter2\""), "`kind` must be \"http\" or \"file\" or \"slack\" or \"teams\""),
         (http("path = ‸\"hunter2\""), "`path` is a key of kind = \"file\" alone"),
-        (sink("kind = \"null\"\nurl = ‸\"hunter2\""), "`url` is a key of kind = \"http\" or \"slack\" or \"teams\" or"),
+        (sink("kind = \"null\"\nurl = ‸\"hunter2\""), "`url` is a key of kind = \"http\" or \"slack\" or \"teams\" or \"xapi\""),
         (sink("kind = \"file\"\npath = \"x\"\nheaders = ‸{ a = \"hunter2\" }"), "`headers` is a key of kind"),
         (http("when = ‸\"event.data.score hunter2\""), "column 18 on"),
         (http("events = ‸[]"), "must not be an empty list"),
