@@ -13,6 +13,7 @@ mod oauth;
 mod profiles;
 mod raw;
 mod salesforce;
+mod scim;
 mod sinks;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub use error::ConfigError;
 pub use message::MessageSink;
 pub use oauth::{Authorization, Grant, OAuth};
 pub use salesforce::SalesforceSink;
+pub use scim::{Group, OnDeprovision, ScimSink};
 pub use units::duration as parse_duration;
 pub use xapi::XapiSink;
 
@@ -257,6 +259,7 @@ pub enum SinkKind {
     Email(EmailSink),
     Archive(ArchiveSink),
     Null,
+    Scim(ScimSink),
     Xapi(XapiSink),
     /// Tables in Sluice's own database; it has no keys of its own.
     Projection,
@@ -296,6 +299,7 @@ impl SinkKind {
             SinkKind::Email(_) => "email",
             SinkKind::Archive(_) => "archive",
             SinkKind::Null => "null",
+            SinkKind::Scim(_) => "scim",
             SinkKind::Xapi(_) => "xapi",
             SinkKind::Projection => "projection",
         }

@@ -238,6 +238,8 @@ pub(super) struct Sink {
     pub endpoint: Option<Item>,
     pub access_key_id: Option<Item>,
     pub secret_access_key: Option<Item>,
+    pub group: Option<Item>,
+    pub on_deprovision: Option<Item>,
 }
 
 #[derive(Deserialize, Default)]

@@ -5,7 +5,7 @@ use super::error::Problem;
 use super::raw::{self, Item, Scalar, Tree};
 use super::values::{self, count, duration, number};
 use super::{Breaker, FileSink, HttpSink, Secret, Sink, SinkKind};
-use super::{archive, email, message, salesforce, xapi};
+use super::{archive, email, message, salesforce, scim, xapi};
 use crate::backoff::Backoff;
 use crate::delivery::Policy;
 use crate::mapping::{Expression, Mapping};
@@ -155,6 +155,7 @@ enum Kind {
     Email,
     Archive,
     Null,
+    Scim,
     Xapi,
     Projection,
 }
@@ -169,6 +170,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("archive", Kind::Archive),
     ("xapi", Kind::Xapi),
     ("salesforce", Kind::Salesforce),
+    ("scim", Kind::Scim),
     ("projection", Kind::Projection),
     ("null", Kind::Null),
 ];
@@ -214,6 +216,7 @@ fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
         Kind::Email => email::email(&entry).map(SinkKind::Email),
         Kind::Archive => archive::archive(&entry).map(SinkKind::Archive),
         Kind::Null => Ok(SinkKind::Null),
+        Kind::Scim => scim::scim(&entry).map(SinkKind::Scim),
         Kind::Xapi => xapi::xapi(&entry).map(SinkKind::Xapi),
         Kind::Projection => Ok(SinkKind::Projection),
     }
@@ -236,12 +239,16 @@ type Key<'a> = (&'a str, Option<Range<usize>>, &'a [Kind]);
 fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     let span = |item: &Option<Item>| item.as_ref().map(Spanned::span);
     let keys: Vec<Key> = vec![
-        ("url", span(&raw.url), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Salesforce, Kind::Email, Kind::Archive]),
-        ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi]),
+        (
+            "url",
+            span(&raw.url),
+            &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Salesforce, Kind::Email, Kind::Archive, Kind::Scim],
+        ),
+        ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi, Kind::Scim]),
         (
             "allow",
             raw.allow.as_ref().map(Spanned::span),
-            &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Salesforce, Kind::Email, Kind::Archive],
+            &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Salesforce, Kind::Email, Kind::Archive, Kind::Scim],
         ),
         ("signing_secret", span(&raw.signing_secret), &[Kind::Http]),
         ("path", span(&raw.path), &[Kind::File]),
@@ -253,8 +260,8 @@ fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
         ("activity_base", span(&raw.activity_base), &[Kind::Xapi]),
         ("course_score_max", span(&raw.course_score_max), &[Kind::Xapi]),
         ("batch", span(&raw.batch), &[Kind::Xapi, Kind::Salesforce, Kind::Archive]),
-        ("token", span(&raw.token), &[Kind::Salesforce]),
-        ("oauth", raw.oauth.as_ref().map(Spanned::span), &[Kind::Salesforce]),
+        ("token", span(&raw.token), &[Kind::Salesforce, Kind::Scim]),
+        ("oauth", raw.oauth.as_ref().map(Spanned::span), &[Kind::Salesforce, Kind::Scim]),
         ("object", span(&raw.object), &[Kind::Salesforce]),
         ("external_id_field", span(&raw.external_id_field), &[Kind::Salesforce]),
         ("external_id", span(&raw.external_id), &[Kind::Salesforce]),
@@ -271,6 +278,8 @@ fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
         ("endpoint", span(&raw.endpoint), &[Kind::Archive]),
         ("access_key_id", span(&raw.access_key_id), &[Kind::Archive]),
         ("secret_access_key", span(&raw.secret_access_key), &[Kind::Archive]),
+        ("group", span(&raw.group), &[Kind::Scim]),
+        ("on_deprovision", span(&raw.on_deprovision), &[Kind::Scim]),
     ];
     for (key, span, owners) in keys {
         if let Some(span) = span

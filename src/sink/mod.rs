@@ -24,6 +24,7 @@ pub mod message;
 pub mod null;
 pub mod projection;
 pub mod salesforce;
+pub mod scim;
 pub mod slack;
 pub mod teams;
 pub mod xapi;
@@ -107,6 +108,7 @@ pub fn open(sink: &config::Sink, database: &Servers) -> Result<Arc<dyn Sink>, Op
         config::SinkKind::Archive(archive) => Arc::new(archive::ArchiveSink::new(archive, sink.concurrency)?),
         config::SinkKind::Null => Arc::new(null::NullSink),
         config::SinkKind::Xapi(xapi) => Arc::new(xapi::XapiSink::new(xapi, sink.concurrency, sink.timeout)?),
+        config::SinkKind::Scim(scim) => Arc::new(scim::ScimSink::new(scim, sink.concurrency)?),
         config::SinkKind::Projection => Arc::new(projection::ProjectionSink::new(database)),
     })
 }

@@ -17,6 +17,7 @@ mod projection;
 #[path = "../faults/proxy.rs"]
 mod proxy;
 mod salesforce;
+mod scim;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/sink.rs"]
