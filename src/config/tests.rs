@@ -2,6 +2,7 @@
 
 mod mistakes;
 mod properties;
+mod provider;
 
 use super::*;
 use crate::profile::{Encoding, Part, Place, Profile, SecretForm, SignatureHeader, TimestampPlace, Unit};
