@@ -114,6 +114,8 @@ pub(super) struct File {
     #[serde(default)]
     pub worker: Worker,
     #[serde(default)]
+    pub mindtickle: Mindtickle,
+    #[serde(default)]
     pub profile: Vec<Spanned<Profile>>,
     #[serde(default)]
     pub source: Vec<Spanned<Source>>,
@@ -156,6 +158,18 @@ pub(super) struct Worker {
     pub drain_timeout: Option<Item>,
     pub read_ahead: Option<Item>,
     pub poll: Option<Item>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: write [mindtickle]")]
+pub(super) struct Mindtickle {
+    pub api_url: Option<Item>,
+    pub token: Option<Item>,
+    pub company_id: Option<Item>,
+    pub timeout: Option<Item>,
+    pub allow: Option<List>,
+    pub watchdog: Option<Item>,
+    pub webhooks: Option<List>,
 }
 
 #[derive(Deserialize)]
