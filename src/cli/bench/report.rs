@@ -92,6 +92,17 @@ impl Figures {
     }
 }
 
+/// A sink of the config that was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
+    pub name: String,
+    pub kind: &'static str,
+    /// Events in each run.
+    pub events: u64,
+    /// Of these types, in turn.
+    pub types: Vec<&'static str>,
+}
+
 /// Everything, for `--json`.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -101,6 +112,9 @@ pub struct Report {
     pub cores: usize,
     pub server: Server,
     pub quick: bool,
+    /// With `--sink`: which, and what it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sink: Option<Measured>,
     /// Runs that each figure is the median of.
     pub runs: usize,
     pub figures: Vec<Figure>,
@@ -150,6 +164,9 @@ pub fn table(report: &Report) -> String {
         server.shared_buffers,
         server.max_wal_size,
     );
+    if let Some(Measured { name, kind, events, types }) = &report.sink {
+        text += &format!("the sink {name} (kind {kind}), {events} events: {}\n", types.join(", "));
+    }
     if report.runs > 1 {
         text += &format!("medians of {} runs\n", report.runs);
     }
