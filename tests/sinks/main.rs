@@ -12,6 +12,7 @@ mod peers;
 #[path = "../support/private.rs"]
 mod private;
 mod projection;
+mod recipes;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/sink.rs"]
