@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures each kind of sink at a peer, by `sluice bench --sink` with the recipe of its use, and prints one table:
 #     scripts/bench-sinks.sh            5000 events each
-#     EVENTS=20000 scripts/bench-sinks.sh any-http lms-xapi
+#     EVENTS=20000 REPEAT=3 scripts/bench-sinks.sh any-http lms-xapi      medians of three runs each
 # Build it first (cargo build --release), or name another binary in SLUICE. Peers are those of `make peers`; a recipe that is not there, or
 # whose peer is not installed, is left out, and said to be. DATABASE_URL names the server; without it, each run has a private one.
 set -euo pipefail
@@ -16,7 +16,7 @@ peers=()
 failed=0
 : >"$dir/table"
 finish() {
-    for pid in "${peers[@]+"${peers[@]}"}"; do kill "$pid" 2>/dev/null || true; done
+    for pid in "${peers[@]+"${peers[@]}"}"; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true; done
     rm -rf "$dir"
 }
 trap finish EXIT
@@ -60,7 +60,7 @@ unbound() {
 # measure NAME CONFIG SINK PEER [KEY=VALUE…]: one line of the table. PEER is for people; the rest goes into the environment.
 measure() {
     local name=$1 config=$2 sink=$3 peer=$4; shift 4
-    if ! env "$@" "$sluice" bench --yes --json --sink "$sink" --events "$events" --config "$config" >"$dir/report.json" 2>"$dir/errors"; then
+    if ! env "$@" "$sluice" bench --yes --json --sink "$sink" --events "$events" --repeat "${REPEAT:-1}" --config "$config" >"$dir/report.json" 2>"$dir/errors"; then
         echo "$name: $(tail -1 "$dir/errors")" >&2
         failed=1
         return
@@ -109,6 +109,8 @@ fi
 if recipe idp-scim scim; then
     port=$(free_port)
     start "$port" .peers/scim/bin/scim2-server --port "$port" --bearer-token bench
+    curl -sf -o /dev/null -H 'authorization: Bearer bench' -H 'content-type: application/scim+json' "http://127.0.0.1:$port/v2/Groups" \
+        -d '{"schemas":["urn:ietf:params:scim:schemas:core:2.0:Group"],"displayName":"Re-certification"}'
     measure idp-scim recipes/idp-scim.toml idp "scim2-server 0.8.3" "SCIM_URL=http://127.0.0.1:$port/v2" SCIM_TOKEN=bench
 fi
 if recipe manager-email smtp; then
@@ -119,9 +121,19 @@ fi
 if recipe archive-s3 moto; then
     port=$(free_port)
     start "$port" .peers/moto/bin/moto_server -H 127.0.0.1 -p "$port"
-    curl -sf -X PUT "http://127.0.0.1:$port/archive" >/dev/null
+    curl -sf -o /dev/null -X PUT "http://127.0.0.1:$port/events"
     measure archive-s3 recipes/archive-s3.toml archive "moto 5.2.5" \
-        "S3_ENDPOINT=http://127.0.0.1:$port" AWS_ACCESS_KEY_ID=bench AWS_SECRET_ACCESS_KEY=bench
+        "S3_ENDPOINT=http://127.0.0.1:$port"
+fi
+stub=$(dirname "$sluice")/examples/stub_salesforce
+if recipe crm-salesforce -; then
+    if [ -x "$stub" ]; then
+        port=$(free_port)
+        start "$port" "$stub" "127.0.0.1:$port"
+        measure crm-salesforce recipes/crm-salesforce.toml crm "the tests' stub" "SALESFORCE_URL=http://127.0.0.1:$port"
+    else
+        echo "crm-salesforce: left out, $stub is not there (cargo build --release --example stub_salesforce)" >&2
+    fi
 fi
 
 # Without a peer: what Sluice itself does a delivery.

@@ -162,11 +162,10 @@ impl Target {
         };
         let (skipped, dead) = (scrape.sum(TERMINAL, r#"status="skipped""#), scrape.sum(TERMINAL, r#"status="dead""#));
         Failure::failed(format!(
-            "of {} events the sink {} took none in {} s ({skipped} skipped, {dead} dead){error}; \
+            "of {} events the sink {} took none ({skipped} skipped, {dead} dead){error}; \
              `sluice route test --event FILE` shows what becomes of an event",
             self.events,
             self.name(),
-            self.bound.as_secs(),
         ))
     }
 }

@@ -178,8 +178,9 @@ pub fn table(report: &Report) -> String {
         let scenario = if figure.scenario == last { "" } else { figure.scenario };
         last = figure.scenario;
         let ratio = figure.ratio.map_or(String::new(), |ratio| format!("{ratio:.2} x pgbench"));
-        let line =
-            format!("{scenario:<scenarios$}  {:<whats$}  {:>12} {:<5}  {ratio}", figure.what, rounded(figure.value), figure.unit.name());
+        let is_whole = figure.unit == Unit::Count && figure.value.fract() == 0.0;
+        let value = if is_whole { grouped(figure.value, 0) } else { rounded(figure.value) };
+        let line = format!("{scenario:<scenarios$}  {:<whats$}  {value:>12} {:<5}  {ratio}", figure.what, figure.unit.name());
         let _ = writeln!(text, "{}", line.trim_end());
     }
     text
@@ -192,6 +193,10 @@ fn rounded(value: f64) -> String {
         size if size >= 10.0 => 1,
         _ => 2,
     };
+    grouped(value, decimals)
+}
+
+fn grouped(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
     let (sign, digits) = whole.split_at(usize::from(whole.starts_with('-')));
