@@ -16,6 +16,7 @@ mod private;
 mod projection;
 #[path = "../faults/proxy.rs"]
 mod proxy;
+mod recipes;
 mod salesforce;
 mod scim;
 #[path = "../support/server.rs"]
