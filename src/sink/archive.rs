@@ -29,7 +29,6 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, Error, ObjectStore, PutMode, PutOptions, RetryConfig};
 use sha2::{Digest, Sha256};
-use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 use transport::{Carried, Transport};
@@ -163,6 +162,21 @@ fn failure(error: &Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trouble_with_the_disk_is_the_sinks_and_a_folder_that_may_not_be_written_is_a_refusal() {
+        for (kind, expected) in [
+            (io::ErrorKind::StorageFull, Blame::Sink),
+            (io::ErrorKind::QuotaExceeded, Blame::Sink),
+            (io::ErrorKind::Other, Blame::Sink),
+            (io::ErrorKind::PermissionDenied, Blame::Refused),
+            (io::ErrorKind::ReadOnlyFilesystem, Blame::Refused),
+            (io::ErrorKind::NotFound, Blame::Refused),
+        ] {
+            let error = Error::Generic { store: "a folder", source: Box::new(io::Error::from(kind)) };
+            assert_eq!(failure(&error).blame, expected, "{kind:?}");
+        }
+    }
 
     #[test]
     fn an_id_becomes_one_part_of_a_key_and_no_two_the_same() {

@@ -8,6 +8,7 @@ mod client;
 mod email;
 #[path = "../support/http.rs"]
 mod http;
+mod mailbox;
 mod messages;
 #[path = "../support/peers.rs"]
 mod peers;
@@ -16,6 +17,7 @@ mod private;
 mod projection;
 #[path = "../faults/proxy.rs"]
 mod proxy;
+mod s3;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/sink.rs"]
