@@ -26,6 +26,8 @@ fn main() -> ExitCode {
         Command::Erase(args) => context.run(args.run(&context)),
         Command::Projection(args) => context.run(args.run(&context)),
         Command::Bench(args) => context.run(args.run(&context)),
+        Command::Doctor(args) => context.run(args.run(&context)),
+        Command::Mindtickle(args) => context.run(args.run(&context)),
         Command::Config(args) => args.run(&context),
         Command::Completions(args) => args.run(),
     };

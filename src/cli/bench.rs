@@ -2,8 +2,10 @@
 //!
 //! Each scenario has a fresh database. [`lab`] makes those, [`processes`] runs ingest and workers, [`load`] sends signed requests, [`sink`]
 //! counts what arrives, [`meter`] asks the server what it cost; [`inbound`] and [`outbound`] put them together, [`report`] prints.
+//! [`configured`] measures a sink of the operator's config instead, at its real peer, with [`samples`] of what it subscribes to.
 //! Load and sink run in this process, so they take their part of the machine's cores: figures compare only with their like.
 
+mod configured;
 mod events;
 mod http;
 mod inbound;
@@ -13,13 +15,17 @@ mod meter;
 mod outbound;
 mod processes;
 mod report;
+mod samples;
+mod scrape;
 mod sink;
 mod yardstick;
 
-use super::{Context, Failure, print, print_json, shutdown};
+use super::{Context, Failure, confirmed, env, print, print_json, shutdown};
 use clap::ValueEnum;
+use configured::Target;
 use lab::Lab;
 use report::{Figure, Figures, Report};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,7 +37,18 @@ pub struct Args {
     /// Measure only this; can be given several times. Ratios need the yardstick
     #[arg(long, value_enum, value_name = "NAME")]
     only: Vec<Scenario>,
-    /// How long each timed measurement lasts; `both` and `steady` last six times as long [default: 10; with --quick 2]
+    /// Measure this sink of the config instead, as it is configured: sends it sample events of the types that it subscribes to, for
+    /// real, and has a worker process of its own deliver them
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["only", "quick"])]
+    sink: Option<String>,
+    /// How many events to send to --sink
+    #[arg(long, value_name = "N", requires = "sink", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    events: u64,
+    /// Do not ask before sending to --sink
+    #[arg(long, requires = "sink")]
+    yes: bool,
+    /// How long each timed measurement lasts; `both` and `steady` last six times as long; --sink: at most
+    /// [default: 10; with --quick 2; with --sink 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: Option<u64>,
     /// Do everything this often, and print medians
@@ -114,26 +131,39 @@ const INTERRUPT_BOUND: Duration = Duration::from_secs(30);
 impl Args {
     /// Measures and prints. A scenario that fails is named on stderr, and the others are measured all the same.
     pub async fn run(&self, context: &Context) -> Result<(), Failure> {
-        let lab = Lab::open(context, self.data_dir.clone()).await?;
+        let target = self.sink.as_ref().map(|name| Target::find(context, name, self.events, self.bound())).transpose()?;
+        if let Some(target) = &target
+            && !self.may_send(target)?
+        {
+            return Err(Failure::failed("nothing was sent"));
+        }
+        let url = match &target {
+            Some(target) => target.database_url(),
+            None if env("DATABASE_URL").is_some() || context.names_config() => Some(context.database_url()?),
+            None => None,
+        };
+        let lab = Lab::open(url, self.data_dir.clone()).await?;
         let interrupted = shutdown(INTERRUPT_BOUND)?;
         let (mut runs, mut failed) = (Vec::new(), Vec::new());
         let measured = async {
             for _ in 0..self.repeat {
-                let (figures, failures) = self.once(&lab).await;
+                let (figures, failures) = match &target {
+                    Some(target) => (target.measure(&lab).await?, Vec::new()),
+                    None => self.once(&lab).await,
+                };
                 runs.push(figures);
                 failed.extend(failures);
             }
+            Ok::<(), Failure>(())
         };
         // Dropping what is being measured kills its processes and closes its sink.
-        let is_whole = tokio::select! {
-            () = measured => true,
-            () = interrupted.begun() => false,
+        let measured = tokio::select! {
+            measured = measured => measured,
+            () = interrupted.begun() => Err(Failure::failed("interrupted before everything was measured")),
         };
-        let report = self.report(&lab, runs);
+        let report = self.report(&lab, target.as_ref(), runs);
         lab.close().await?;
-        if !is_whole {
-            return Err(Failure::failed("interrupted before everything was measured"));
-        }
+        measured?;
         match (report.figures.is_empty(), self.json) {
             (true, _) => {}
             (_, true) => print_json(&report),
@@ -161,13 +191,27 @@ impl Args {
         (figures.into_figures(), failed)
     }
 
-    fn report(&self, lab: &Lab, runs: Vec<Vec<Figure>>) -> Report {
+    /// The longest that one run with a sink may take.
+    fn bound(&self) -> Duration {
+        Duration::from_secs(self.seconds.unwrap_or(60))
+    }
+
+    /// Whoever sits at a terminal is asked: the sink may be the production's. A script has named it.
+    fn may_send(&self, target: &Target) -> Result<bool, Failure> {
+        if self.yes || !std::io::stdin().is_terminal() {
+            return Ok(true);
+        }
+        confirmed(&format!("This sends made-up events to {}, for real, {} in each run. Go on?", target.name(), self.events))
+    }
+
+    fn report(&self, lab: &Lab, target: Option<&Target>, runs: Vec<Vec<Figure>>) -> Report {
         Report {
             version: env!("CARGO_PKG_VERSION"),
             optimized: !cfg!(debug_assertions),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             server: lab.server().clone(),
             quick: self.quick,
+            sink: target.map(Target::measured),
             runs: runs.len(),
             figures: report::medians(runs),
         }

@@ -4,9 +4,11 @@ pub mod bench;
 pub mod completions;
 pub mod config;
 pub mod dev;
+pub mod doctor;
 pub mod erase;
 pub mod ingest;
 pub mod migrate;
+pub mod mindtickle;
 pub mod projection;
 pub mod replay;
 pub mod reverify;
@@ -78,6 +80,10 @@ pub enum Command {
     Projection(projection::Args),
     /// Measure this machine: single inserts by pgbench, then ingest, drain, both at once, latency and cost
     Bench(bench::Args),
+    /// Look for what is wrong: config, database, workers, sinks, and signs of trouble at the provider
+    Doctor(doctor::Args),
+    /// The provider's own API: its webhooks
+    Mindtickle(mindtickle::Args),
     /// Look at the config
     Config(config::Args),
     /// Print a completion script for a shell
@@ -120,7 +126,12 @@ impl Context {
     }
 
     fn config(&self, part: Part) -> Result<Config, Failure> {
-        Ok(Config::load_part(self.config.as_deref(), &env, part)?)
+        Ok(self.load_config(part)?)
+    }
+
+    /// The same, for who can do without.
+    fn load_config(&self, part: Part) -> Result<Config, ConfigError> {
+        Config::load_part(self.config.as_deref(), &env, part)
     }
 
     /// The database's URL: `DATABASE_URL`, else the config's, else that of a running `sluice dev`.

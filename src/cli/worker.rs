@@ -27,7 +27,9 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     };
     worker::run(&config, ops, shutdown).await.map_err(|error| match error {
         WorkerError::Register(error) => Failure::database("cannot register the sinks", &error),
-        WorkerError::NoSink | WorkerError::NoDatabase | WorkerError::Sink { .. } => Failure::config(error.to_string()),
+        WorkerError::NoSink | WorkerError::NoDatabase | WorkerError::Sink { .. } | WorkerError::Watchdog(_) => {
+            Failure::config(error.to_string())
+        }
         error => Failure::failed(error.to_string()),
     })
 }

@@ -3,7 +3,7 @@
 use super::error::Problem;
 use super::raw::{self, Item, List, Scalar};
 use super::values::{self, duration};
-use super::{Config, Ingest, KeepUnverified, Secret, Source, Worker, profiles, sinks};
+use super::{Config, Ingest, KeepUnverified, Secret, Source, Worker, mindtickle, profiles, sinks};
 use crate::profile::{Profile, TimestampPlace};
 use serde_spanned::Spanned;
 use std::collections::HashSet;
@@ -23,12 +23,13 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What a `timestamp_window` may be.
 pub(super) const WINDOW: RangeInclusive<Duration> = MILLISECOND..=Duration::from_secs(10 * YEAR.as_secs());
 
-pub(super) fn config(raw: &raw::File) -> Result<Config, Problem> {
+pub(super) fn config(raw: &raw::File, given: mindtickle::Given) -> Result<Config, Problem> {
     let profiles = profiles::profiles(&raw.profile)?;
     Ok(Config {
         database_url: read(&raw.database_url, "database_url", values::database_url)?,
         ingest: ingest(&raw.ingest)?,
         worker: worker(&raw.worker)?,
+        mindtickle: mindtickle::mindtickle(&raw.mindtickle, given)?,
         sources: sources(&raw.source, &profiles)?,
         sinks: sinks::sinks(&raw.sink)?,
     })

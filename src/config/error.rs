@@ -14,6 +14,8 @@ pub enum ConfigError {
     Wrong { file: String, line: usize, column: usize, message: String },
     #[error("DATABASE_URL in the environment {message}")]
     DatabaseUrl { message: String },
+    #[error("{name} in the environment {message}")]
+    Environment { name: &'static str, message: String },
 }
 
 /// A mistake at a place in the text: bytes from its beginning.

@@ -3,10 +3,13 @@
 //! Text to tree (`toml`), references replaced in it (`interpolate`), tree to keys with their places (`raw`), keys to what they
 //! mean (`check`, `sinks`, by way of `values` and `units`).
 
+mod archive;
 mod check;
+mod email;
 mod error;
 mod interpolate;
 mod message;
+mod mindtickle;
 mod oauth;
 mod profiles;
 mod raw;
@@ -19,8 +22,11 @@ mod units;
 mod values;
 mod xapi;
 
+pub use archive::{ArchivePlace, ArchiveSink, Bucket};
+pub use email::{EmailSink, MailServer, Tls};
 pub use error::ConfigError;
 pub use message::MessageSink;
+pub use mindtickle::{COMPANY_VARIABLE, Mindtickle, TOKEN_VARIABLE};
 pub use oauth::{Authorization, Grant, OAuth};
 pub use salesforce::SalesforceSink;
 pub use scim::{Group, OnDeprovision, ScimSink};
@@ -66,6 +72,7 @@ pub struct Config {
     pub database_url: Option<Secret<String>>,
     pub ingest: Ingest,
     pub worker: Worker,
+    pub mindtickle: Mindtickle,
     pub sources: Vec<Source>,
     pub sinks: Vec<Sink>,
 }
@@ -74,12 +81,32 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     All,
-    /// Everything but the sinks: ingest holds no address and no secret of theirs.
+    /// Everything but the sinks and the provider's API: ingest holds no address and no secret of theirs.
     Ingest,
-    /// Everything but the sources: a worker holds no signing secret.
+    /// Everything but the sources, and the provider's API where it is not watched: a worker holds no signing secret.
     Worker,
-    /// Neither sources nor sinks: an operator needs the database only.
+    /// The provider's API, without sources and sinks.
+    Provider,
+    /// None of the three: an operator needs the database only.
     Neither,
+}
+
+impl Part {
+    /// Takes out of the file what this part does not need.
+    fn keep(self, file: &mut toml::de::DeTable<'_>) {
+        let is_watched = file.get("mindtickle").and_then(|table| table.get_ref().get("watchdog")).is_some();
+        let left_out: &[&str] = match self {
+            Part::All => &[],
+            Part::Ingest => &["sink", "mindtickle"],
+            Part::Worker if is_watched => &["source"],
+            Part::Worker => &["source", "mindtickle"],
+            Part::Provider => &["source", "sink"],
+            Part::Neither => &["source", "sink", "mindtickle"],
+        };
+        for &table in left_out {
+            file.remove(table);
+        }
+    }
 }
 
 impl Config {
@@ -109,7 +136,11 @@ impl Config {
     }
 
     fn parse_part(text: &str, name: &str, env: &dyn Fn(&str) -> Option<String>, part: Part) -> Result<Self, ConfigError> {
-        let mut config = Self::parse_text(text, env, part).map_err(|problem| problem.locate(text, name))?;
+        let given = match part {
+            Part::Ingest | Part::Neither => mindtickle::Given::default(),
+            Part::All | Part::Worker | Part::Provider => mindtickle::Given::read(env)?,
+        };
+        let mut config = Self::parse_text(text, env, part, given).map_err(|problem| problem.locate(text, name))?;
         if let Some(url) = env("DATABASE_URL").filter(|url| !url.is_empty()) {
             let url = values::database_url(&raw::Scalar::Text(url)).map_err(|message| ConfigError::DatabaseUrl { message })?;
             config.database_url = Some(url);
@@ -117,21 +148,13 @@ impl Config {
         Ok(config)
     }
 
-    fn parse_text(text: &str, env: &dyn Fn(&str) -> Option<String>, part: Part) -> Result<Self, Problem> {
+    fn parse_text(text: &str, env: &dyn Fn(&str) -> Option<String>, part: Part, given: mindtickle::Given) -> Result<Self, Problem> {
         let mut table = toml::de::DeTable::parse(text).map_err(|error| Problem::syntax(&error))?;
-        match part {
-            Part::All => {}
-            Part::Ingest => drop(table.get_mut().remove("sink")),
-            Part::Worker => drop(table.get_mut().remove("source")),
-            Part::Neither => {
-                table.get_mut().remove("source");
-                table.get_mut().remove("sink");
-            }
-        }
+        part.keep(table.get_mut());
         let mut tree = serde_spanned::Spanned::new(table.span(), toml::de::DeValue::Table(table.into_inner()));
         interpolate::expand_all(&mut tree, &interpolate::Lookup { env, file: &interpolate::read_file })?;
         let file = raw::File::deserialize(toml::de::ValueDeserializer::from(tree)).map_err(|error| Problem::shape(&error))?;
-        check::config(&file)
+        check::config(&file, given)
     }
 }
 
@@ -252,6 +275,8 @@ pub enum SinkKind {
     Salesforce(SalesforceSink),
     Slack(MessageSink),
     Teams(MessageSink),
+    Email(EmailSink),
+    Archive(ArchiveSink),
     Null,
     Scim(ScimSink),
     Xapi(XapiSink),
@@ -290,6 +315,8 @@ impl SinkKind {
             SinkKind::Salesforce(_) => "salesforce",
             SinkKind::Slack(_) => "slack",
             SinkKind::Teams(_) => "teams",
+            SinkKind::Email(_) => "email",
+            SinkKind::Archive(_) => "archive",
             SinkKind::Null => "null",
             SinkKind::Scim(_) => "scim",
             SinkKind::Xapi(_) => "xapi",

@@ -114,6 +114,8 @@ pub(super) struct File {
     #[serde(default)]
     pub worker: Worker,
     #[serde(default)]
+    pub mindtickle: Mindtickle,
+    #[serde(default)]
     pub profile: Vec<Spanned<Profile>>,
     #[serde(default)]
     pub source: Vec<Spanned<Source>>,
@@ -156,6 +158,18 @@ pub(super) struct Worker {
     pub drain_timeout: Option<Item>,
     pub read_ahead: Option<Item>,
     pub poll: Option<Item>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: write [mindtickle]")]
+pub(super) struct Mindtickle {
+    pub api_url: Option<Item>,
+    pub token: Option<Item>,
+    pub company_id: Option<Item>,
+    pub timeout: Option<Item>,
+    pub allow: Option<List>,
+    pub watchdog: Option<Item>,
+    pub webhooks: Option<List>,
 }
 
 #[derive(Deserialize)]
@@ -230,6 +244,14 @@ pub(super) struct Sink {
     pub limit_rest: Option<Item>,
     pub text: Option<Item>,
     pub title: Option<Item>,
+    pub tls: Option<Item>,
+    pub from: Option<Item>,
+    pub to: Option<List>,
+    pub subject: Option<Item>,
+    pub region: Option<Item>,
+    pub endpoint: Option<Item>,
+    pub access_key_id: Option<Item>,
+    pub secret_access_key: Option<Item>,
     pub group: Option<Item>,
     pub on_deprovision: Option<Item>,
 }

@@ -5,7 +5,7 @@ use super::error::Problem;
 use super::raw::{self, Item, Scalar, Tree};
 use super::values::{self, count, duration, number};
 use super::{Breaker, FileSink, HttpSink, Secret, Sink, SinkKind};
-use super::{message, salesforce, scim, xapi};
+use super::{archive, email, message, salesforce, scim, xapi};
 use crate::backoff::Backoff;
 use crate::delivery::Policy;
 use crate::mapping::{Expression, Mapping};
@@ -152,6 +152,8 @@ enum Kind {
     Salesforce,
     Slack,
     Teams,
+    Email,
+    Archive,
     Null,
     Scim,
     Xapi,
@@ -164,6 +166,8 @@ const KINDS: &[(&str, Kind)] = &[
     ("file", Kind::File),
     ("slack", Kind::Slack),
     ("teams", Kind::Teams),
+    ("email", Kind::Email),
+    ("archive", Kind::Archive),
     ("xapi", Kind::Xapi),
     ("salesforce", Kind::Salesforce),
     ("scim", Kind::Scim),
@@ -209,6 +213,8 @@ fn kind(entry: &Spanned<raw::Sink>) -> Result<SinkKind, Problem> {
         Kind::Salesforce => salesforce::salesforce(&entry).map(SinkKind::Salesforce),
         Kind::Slack => message::message(&entry, Escape::Slack).map(SinkKind::Slack),
         Kind::Teams => message::message(&entry, Escape::Plain).map(SinkKind::Teams),
+        Kind::Email => email::email(&entry).map(SinkKind::Email),
+        Kind::Archive => archive::archive(&entry).map(SinkKind::Archive),
         Kind::Null => Ok(SinkKind::Null),
         Kind::Scim => scim::scim(&entry).map(SinkKind::Scim),
         Kind::Xapi => xapi::xapi(&entry).map(SinkKind::Xapi),
@@ -233,19 +239,27 @@ type Key<'a> = (&'a str, Option<Range<usize>>, &'a [Kind]);
 fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
     let span = |item: &Option<Item>| item.as_ref().map(Spanned::span);
     let keys: Vec<Key> = vec![
-        ("url", span(&raw.url), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Salesforce, Kind::Scim]),
+        (
+            "url",
+            span(&raw.url),
+            &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Salesforce, Kind::Email, Kind::Archive, Kind::Scim],
+        ),
         ("headers", raw.headers.as_ref().map(Spanned::span), &[Kind::Http, Kind::Xapi, Kind::Scim]),
-        ("allow", raw.allow.as_ref().map(Spanned::span), &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Salesforce, Kind::Scim]),
+        (
+            "allow",
+            raw.allow.as_ref().map(Spanned::span),
+            &[Kind::Http, Kind::Slack, Kind::Teams, Kind::Xapi, Kind::Salesforce, Kind::Email, Kind::Archive, Kind::Scim],
+        ),
         ("signing_secret", span(&raw.signing_secret), &[Kind::Http]),
         ("path", span(&raw.path), &[Kind::File]),
         ("body", raw.body.as_ref().map(Spanned::span), &[Kind::Http]),
-        ("username", span(&raw.username), &[Kind::Xapi]),
-        ("password", span(&raw.password), &[Kind::Xapi]),
+        ("username", span(&raw.username), &[Kind::Xapi, Kind::Email]),
+        ("password", span(&raw.password), &[Kind::Xapi, Kind::Email]),
         ("version", span(&raw.version), &[Kind::Xapi, Kind::Salesforce]),
         ("home_page", span(&raw.home_page), &[Kind::Xapi]),
         ("activity_base", span(&raw.activity_base), &[Kind::Xapi]),
         ("course_score_max", span(&raw.course_score_max), &[Kind::Xapi]),
-        ("batch", span(&raw.batch), &[Kind::Xapi, Kind::Salesforce]),
+        ("batch", span(&raw.batch), &[Kind::Xapi, Kind::Salesforce, Kind::Archive]),
         ("token", span(&raw.token), &[Kind::Salesforce, Kind::Scim]),
         ("oauth", raw.oauth.as_ref().map(Spanned::span), &[Kind::Salesforce, Kind::Scim]),
         ("object", span(&raw.object), &[Kind::Salesforce]),
@@ -254,8 +268,16 @@ fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
         ("fields", raw.fields.as_ref().map(Spanned::span), &[Kind::Salesforce]),
         ("api_usage_max", span(&raw.api_usage_max), &[Kind::Salesforce]),
         ("limit_rest", span(&raw.limit_rest), &[Kind::Salesforce]),
-        ("text", span(&raw.text), &[Kind::Slack, Kind::Teams]),
+        ("text", span(&raw.text), &[Kind::Slack, Kind::Teams, Kind::Email]),
         ("title", span(&raw.title), &[Kind::Teams]),
+        ("tls", span(&raw.tls), &[Kind::Email]),
+        ("from", span(&raw.from), &[Kind::Email]),
+        ("to", raw.to.as_ref().map(Spanned::span), &[Kind::Email]),
+        ("subject", span(&raw.subject), &[Kind::Email]),
+        ("region", span(&raw.region), &[Kind::Archive]),
+        ("endpoint", span(&raw.endpoint), &[Kind::Archive]),
+        ("access_key_id", span(&raw.access_key_id), &[Kind::Archive]),
+        ("secret_access_key", span(&raw.secret_access_key), &[Kind::Archive]),
         ("group", span(&raw.group), &[Kind::Scim]),
         ("on_deprovision", span(&raw.on_deprovision), &[Kind::Scim]),
     ];

@@ -2,6 +2,7 @@
 
 mod mistakes;
 mod properties;
+mod provider;
 mod salesforce;
 
 use super::*;

@@ -6,6 +6,7 @@ use super::keyring::Keys;
 use super::metrics::SourceMetrics;
 use super::queue::Queues;
 use super::refusals::{Change, Refusals};
+use super::tally;
 use super::verify::SignedHeaders;
 use crate::clock;
 use crate::config::Source;
@@ -28,6 +29,8 @@ pub struct Door {
     pub headers: SignedHeaders,
     pub queues: Arc<Queues>,
     pub metrics: SourceMetrics,
+    /// Where refusals are counted that are to be written down.
+    pub tally: tally::OfSource,
     /// Largest body, in bytes.
     pub body_bytes_max: usize,
     /// For the whole body.
@@ -44,6 +47,7 @@ const SMALL_BYTES: usize = 16 * 1024;
 pub async fn receive(State(door): State<Arc<Door>>, request: Request) -> Reply {
     let reply = door.receive(request).await.unwrap_or_else(Reply::from);
     door.metrics.count(reply.answer);
+    door.tally.count(reply.answer);
     reply
 }
 

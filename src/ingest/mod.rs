@@ -14,6 +14,7 @@ mod queue;
 mod recent;
 mod refusals;
 pub mod reverify;
+mod tally;
 mod verify;
 mod wake;
 
@@ -37,6 +38,7 @@ use queue::{Queues, Room};
 use recent::Recent;
 use refusals::Refusals;
 use std::sync::{Arc, Mutex};
+use tally::Tally;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -85,6 +87,8 @@ pub async fn run(
     let room = Arc::new(Room::new(ingest.queue_events_max, ingest.queue_bytes_max));
     let (queues, ends) = Queues::new(ingest.committers, Arc::clone(&room), ingest.commit_timeout);
     let unverified = servers.session("sluice ingest unverified", store::unverified::SETTINGS);
+    let mut tally = Tally::default();
+    let tallying = servers.session("sluice ingest refusals", store::refusals::SETTINGS);
     let servers = committer_servers(&servers, ingest);
     let mut committers = JoinSet::new();
     for queue in ends {
@@ -100,10 +104,11 @@ pub async fn run(
         }
         None => None,
     };
-    let router = router(config, keyring, keeper.as_ref(), Arc::new(queues))?;
+    let router = router(config, keyring, keeper.as_ref(), &mut tally, Arc::new(queues))?;
     let limits =
         Limits { connections_max: ingest.connections_max, header_timeout: ingest.header_timeout, drain_timeout: ingest.drain_timeout };
     let waking = last.spawn(wake.run(waking));
+    let tallying = last.spawn(tally.run(tallying));
     tokio::select! {
         // When it returns, the last connection is gone, and with the router the committers' queues are closed.
         () = server::serve(listener, router, limits, &shutdown) => {}
@@ -115,6 +120,7 @@ pub async fn run(
         () = shutdown.aborted() => {}
     }
     waking.abort();
+    tallying.abort();
     if let Some(keeping) = keeping {
         keeping.abort();
     }
@@ -132,11 +138,18 @@ async fn finish(committers: &mut JoinSet<()>) -> Result<(), IngestError> {
 }
 
 /// One route a source.
-fn router(config: &Config, keyring: &Keyring, keeper: Option<&Keeper>, queues: Arc<Queues>) -> Result<Router, IngestError> {
+fn router(
+    config: &Config,
+    keyring: &Keyring,
+    keeper: Option<&Keeper>,
+    tally: &mut Tally,
+    queues: Arc<Queues>,
+) -> Result<Router, IngestError> {
     let mut router = Router::new();
     let unverified = Arc::new(unverified_room(config.ingest.queue_bytes_max, config.ingest.body_bytes_max));
     for source in &config.sources {
-        let door = Arc::new(door(source, keyring, keeper, &config.ingest, &queues, &unverified)?);
+        let tally = tally.of(&source.name);
+        let door = Arc::new(door(source, keyring, keeper, tally, &config.ingest, &queues, &unverified)?);
         let methods = post(receive).with_state(door).fallback(|| async { Answer::NotPost });
         router = router.route(&format!("/webhooks/{}", source.name), methods);
     }
@@ -147,6 +160,7 @@ fn door(
     source: &Source,
     keyring: &Keyring,
     keeper: Option<&Keeper>,
+    tally: tally::OfSource,
     ingest: &Ingest,
     queues: &Arc<Queues>,
     unverified: &Arc<Semaphore>,
@@ -161,6 +175,7 @@ fn door(
         headers,
         queues: Arc::clone(queues),
         metrics: SourceMetrics::new(&source.name),
+        tally,
         body_bytes_max: ingest.body_bytes_max,
         body_timeout: ingest.body_timeout,
         unverified: Arc::clone(unverified),

@@ -4,7 +4,7 @@
 //! Redirects are not followed, and no proxy is taken from the environment: either would lead past the check of addresses.
 
 pub mod answer;
-mod connect;
+pub(in crate::sink) mod connect;
 pub mod oauth;
 mod retry_after;
 

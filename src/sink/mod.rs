@@ -15,7 +15,9 @@
 //! [`Blame`](crate::delivery::Blame). Its errors name what happened, and never a secret, a payload or a URL's query.
 
 pub mod address;
+pub mod archive;
 pub mod client;
+pub mod email;
 pub mod file;
 pub mod http;
 pub mod message;
@@ -102,6 +104,8 @@ pub fn open(sink: &config::Sink, database: &Servers) -> Result<Arc<dyn Sink>, Op
         config::SinkKind::Salesforce(salesforce) => Arc::new(salesforce::SalesforceSink::new(salesforce, sink.concurrency, sink.timeout)?),
         config::SinkKind::Slack(slack) => Arc::new(slack::SlackSink::new(slack, sink.concurrency)?),
         config::SinkKind::Teams(teams) => Arc::new(teams::TeamsSink::new(teams, sink.concurrency)?),
+        config::SinkKind::Email(email) => Arc::new(email::EmailSink::new(email, sink.concurrency)?),
+        config::SinkKind::Archive(archive) => Arc::new(archive::ArchiveSink::new(archive, sink.concurrency)?),
         config::SinkKind::Null => Arc::new(null::NullSink),
         config::SinkKind::Xapi(xapi) => Arc::new(xapi::XapiSink::new(xapi, sink.concurrency, sink.timeout)?),
         config::SinkKind::Scim(scim) => Arc::new(scim::ScimSink::new(scim, sink.concurrency)?),
@@ -119,6 +123,10 @@ pub enum OpenError {
     /// Says what is wrong with the URL, and not what it is: it may be a secret.
     #[error("the `url` of an http sink {0}")]
     Url(&'static str),
+    #[error("the host in the `url` of an email sink is neither a name nor an address, so no certificate can be for it")]
+    MailServer,
+    #[error("what the `url` of an archive sink names {0}")]
+    Archive(&'static str),
     #[error(
         "the header {0:?} of an http sink cannot be sent: its name or value has a character that no header may have, or it is not yours to set"
     )]

@@ -144,6 +144,22 @@ pub async fn delivered(conn: &mut PgConnection) -> Result<Delivered, sqlx::Error
     .await
 }
 
+/// The most frequent error among the deliveries that failed, and were not delivered since.
+pub async fn commonest_error(conn: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
+        select /* sluice bench */ last_error as "error!"
+          from sluice.deliveries
+         where status in ('pending', 'dead') and last_error is not null
+         group by last_error
+         order by count(*) desc
+         limit 1
+        "#
+    )
+    .fetch_optional(conn)
+    .await
+}
+
 /// Opens a transaction that sees the database as it is now, and so keeps vacuum from removing what dies later: as a forgotten psql
 /// does. It ends with the connection.
 pub async fn hold_horizon(url: &str) -> Result<Connection, sqlx::Error> {

@@ -28,6 +28,7 @@ grant select (sink) on sluice.deliveries to sluice_ingest;
 grant select (name, events, retired_at) on sluice.sinks to sluice_ingest;
 grant usage on sequence sluice.event_seq to sluice_ingest;
 grant insert (source, bytes, payload, headers), select (id, received_at, bytes), delete on sluice.unverified to sluice_ingest;
+grant select, insert, update, delete on sluice.refusals to sluice_ingest;
 
 -- Reads what is owed, and writes what became of it. Changes no event, and no operator's setting.
 grant select on sluice.events, sluice.payloads, sluice.deliveries, sluice.attempts, sluice.sinks, sluice.counters, sluice.workers,
@@ -41,10 +42,12 @@ grant insert, update, delete on sluice.counters, sluice.workers to sluice_worker
 grant insert, update on sluice.lanes to sluice_worker;
 grant select on sequence sluice.event_seq to sluice_worker;
 grant select, insert, update on sluice.applied to sluice_worker;
+grant select, update on sluice.watchdog to sluice_worker;
 
 -- Reads everything but payloads.
 grant select on sluice.events, sluice.deliveries, sluice.attempts, sluice.sinks, sluice.counters, sluice.workers, sluice.lanes, sluice.audit, sluice.applied,
-                sluice.outbox, sluice.backlog, sluice.dead_letters, sluice.sink_health, sluice.repeats to sluice_reader, sluice_operator;
+                sluice.outbox, sluice.backlog, sluice.dead_letters, sluice.sink_health, sluice.repeats, sluice.refusals, sluice.watchdog
+    to sluice_reader, sluice_operator;
 
 grant select (id, received_at, source, bytes) on sluice.unverified to sluice_reader, sluice_operator;
 

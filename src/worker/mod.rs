@@ -21,9 +21,11 @@ mod rate;
 mod reading;
 mod session;
 mod wake;
+mod watchdog;
 
 use crate::clock;
 use crate::config::Config;
+use crate::provider::ApiError;
 use crate::shutdown::Shutdown;
 use crate::sink::{self, OpenError};
 use crate::store::servers::{Servers, UrlError};
@@ -39,6 +41,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use watchdog::Watchdog;
 
 /// Why a worker could not start.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,8 @@ pub enum WorkerError {
     NoSink,
     #[error("sink {name}: {source}")]
     Sink { name: String, source: OpenError },
+    #[error("the watchdog: {0}")]
+    Watchdog(#[from] ApiError),
     #[error("no database is configured: set DATABASE_URL, or database_url in the config")]
     NoDatabase,
     #[error(transparent)]
@@ -157,6 +162,7 @@ pub async fn run(config: &Config, ops: Option<TcpListener>, shutdown: Shutdown) 
         return Err(WorkerError::NoSink);
     }
     let metrics = telemetry::metrics_handle()?;
+    let watchdog = Watchdog::open(&config.mindtickle)?;
     let connections = Arc::new(connections(config)?);
     let mut pipes = Vec::new();
     for sink in &config.sinks {
@@ -191,6 +197,7 @@ pub async fn run(config: &Config, ops: Option<TcpListener>, shutdown: Shutdown) 
     let renewer = tokio::spawn(lease::renew(shared.clone(), seen));
     let balancer = tokio::spawn(lease::balance(shared.clone(), sees));
     let mut readers = vec![tokio::spawn(fetch::run(shared.clone())), tokio::spawn(wake::run(shared.clone()))];
+    readers.extend(watchdog.map(|watchdog| tokio::spawn(watchdog.run(shared.clone()))));
     readers.extend(shared.pipes.iter().map(|pipe| tokio::spawn(attempt::run(shared.clone(), pipe.clone()))));
     let finisher = tokio::spawn(finish::run(shared.clone(), outcomes));
     tracing::info!(sinks = shared.pipes.len(), name = shared.name, "working");

@@ -2,6 +2,7 @@
 #![expect(dead_code, reason = "the support files are shared: each program uses a part of them")]
 
 mod answers;
+mod bench;
 #[path = "../support/client.rs"]
 mod client;
 mod dead_sink;

@@ -2,8 +2,10 @@
 //! server exists, the double says *stub* in its name and refuses what the real service would refuse.
 #![expect(dead_code, reason = "the support files are shared: each program uses a part of them")]
 
+mod archive;
 #[path = "../support/client.rs"]
 mod client;
+mod email;
 #[path = "../support/http.rs"]
 mod http;
 mod messages;
@@ -12,6 +14,9 @@ mod peers;
 #[path = "../support/private.rs"]
 mod private;
 mod projection;
+#[path = "../faults/proxy.rs"]
+mod proxy;
+mod recipes;
 mod salesforce;
 mod scim;
 #[path = "../support/server.rs"]

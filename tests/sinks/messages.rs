@@ -22,7 +22,7 @@ fn config(kind: &str, stub: &Stub, keys: &str) -> String {
 }
 
 /// What was posted, in its order, each held against the published shape.
-fn messages(kind: &str, stub: &Stub) -> Vec<Value> {
+pub fn messages(kind: &str, stub: &Stub) -> Vec<Value> {
     let posted = stub.ledger().into_iter().map(|receipt| {
         assert_eq!(receipt.request.header("content-type"), Some("application/json"));
         let message = serde_json::from_slice(&receipt.request.body).expect("JSON");

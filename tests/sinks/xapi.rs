@@ -18,13 +18,13 @@ use uuid::Uuid;
 const LOGIN: &str = "Basic c2x1aWNlOmxycy1zM2NyZXQ=";
 
 /// The LRS, which keeps its statements in a folder.
-struct Lrs {
+pub struct Lrs {
     peer: Option<Peer>,
     folder: TempDir,
 }
 
 impl Lrs {
-    async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         let python = peers::program("ralph", "bin/python")?;
         let folder = tempfile::tempdir().unwrap();
         let peer = Peer::start(|port| Self::command(&python, folder.path(), port)).await;
@@ -37,7 +37,7 @@ impl Lrs {
         command
     }
 
-    fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.peer.as_ref().expect("it runs").address
     }
 
@@ -73,7 +73,7 @@ impl Lrs {
         ids
     }
 
-    fn assert_each_once(&self, count: usize) {
+    pub fn assert_each_once(&self, count: usize) {
         let ids = self.ids();
         assert_eq!(ids.len(), count, "statements");
         assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "a statement is there twice");

@@ -15,11 +15,11 @@ use std::sync::Arc;
 pub const SECRET: &str = "sluice-bench";
 /// The source that the events are of.
 pub const SOURCE: &str = "mindtickle";
-const USERS: u64 = 1000;
+pub const USERS: u64 = 1000;
 /// Hex digits of HMAC-SHA256.
 const SIGNATURE_BYTES: usize = 64;
 
-/// `SSSSSSSS` is the event's number, `UUUU` its user's.
+/// Of the six types, in the order of [`TYPES`](crate::cli::samples::TYPES). `SSSSSSSS` is the event's number, `UUUU` its user's.
 const BODIES: [&str; 6] = [
     r#"{"event":"course.completed","companyId":"acme","data":{"userId":"u-UUUU","courseName":"Discovery Calls for Enterprise Accounts","courseId":"c-SSSSSSSS","score":87,"completedAt":"2026-11-20T10:00:00Z","startedAt":"2026-11-02T08:15:00Z","language":"en-GB","series":"Onboarding of account executives","certificateUrl":"https://learn.example.com/certificates/SSSSSSSS"}}"#,
     r#"{"event":"quiz.submitted","companyId":"acme","data":{"userId":"u-UUUU","quizName":"Objection Handling, second round","quizId":"q-SSSSSSSS","quizType":"graded","score":14,"maxScore":20,"passed":true,"submittedAt":"2026-11-20T10:00:00Z","attempt":2,"timeSpentSec":1260,"series":"Onboarding of account executives","topics":["pricing","security","procurement"]}}"#,
@@ -61,10 +61,14 @@ impl Template {
     }
 
     fn fill(&self, i: u64, out: &mut Vec<u8>) {
+        self.fill_for(i, i % USERS, out);
+    }
+
+    fn fill_for(&self, i: u64, user: u64, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.text);
         self.serials.iter().for_each(|field| write_digits(&mut out[field.clone()], i));
-        self.users.iter().for_each(|field| write_digits(&mut out[field.clone()], i % USERS));
+        self.users.iter().for_each(|field| write_digits(&mut out[field.clone()], user));
     }
 }
 
@@ -94,11 +98,16 @@ impl Events {
 
     /// Event number `i`, as ingest would have read it; the signature kept with it is as long as a real one.
     pub fn event(&self, i: u64) -> NewEvent {
+        self.event_of((i % BODIES.len() as u64) as usize, i, i % USERS, &event_id(i))
+    }
+
+    /// The same of a type, by its place among the six, with a user and an id of the caller's.
+    pub fn event_of(&self, kind: usize, i: u64, user: u64, id: &str) -> NewEvent {
         let mut body = Vec::new();
-        self.body(i).fill(i, &mut body);
-        let (facts, id) = (self.profile.read(&body), event_id(i));
+        self.bodies[kind].fill_for(i, user, &mut body);
+        let facts = self.profile.read(&body);
         let headers = format!(r#"{{"signature":"{i:064x}","timestamp":"{}","event_id":"{id}"}}"#, self.timestamp);
-        NewEvent::new(&self.source, Some(&id), &self.timestamp, Bytes::from(body), facts, headers)
+        NewEvent::new(&self.source, Some(id), &self.timestamp, Bytes::from(body), facts, headers)
     }
 
     fn body(&self, i: u64) -> &Template {

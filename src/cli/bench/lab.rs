@@ -1,8 +1,7 @@
 //! Where it is measured: a server, a fresh database for each scenario, a folder for configs and logs. All of it goes in the end.
 
-use super::events::Events;
 use super::processes::{Destination, SINK};
-use crate::cli::{Context, Failure, dev, env};
+use crate::cli::{Failure, dev};
 use crate::clock;
 use crate::dev::{Error, Options, PrivatePostgres};
 use crate::event::NewEvent;
@@ -36,11 +35,11 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Uses the server of `DATABASE_URL`, or of the config where one is named; else it starts one of its own.
-    pub async fn open(context: &Context, data_dir: Option<PathBuf>) -> Result<Self, Failure> {
+    /// Uses the server of this URL; without one, it starts one of its own.
+    pub async fn open(url: Option<String>, data_dir: Option<PathBuf>) -> Result<Self, Failure> {
         let folder = Folder::new()?;
-        let (url, private) = if env("DATABASE_URL").is_some() || context.names_config() {
-            (context.database_url()?, None)
+        let (url, private) = if let Some(url) = url {
+            (url, None)
         } else {
             let dir = data_dir.or_else(dev::data_dir);
             let dir = dir.ok_or_else(|| Failure::failed("no folder for the private Postgres: name one with --data-dir"))?;
@@ -150,21 +149,21 @@ impl Database {
         Ok(())
     }
 
-    /// Stores `count` events as ingest does, in full batches: fresh deliveries, for the sink that is registered.
-    pub async fn fill(&self, count: u64) -> Result<(), Failure> {
+    /// Stores `count` events, which `event` makes by number, as ingest does, in full batches: fresh deliveries, for the sink that is registered.
+    pub async fn fill(&self, count: u64, event: impl Fn(u64) -> NewEvent + Send + Sync + 'static) -> Result<(), Failure> {
         let failed = |error: sqlx::Error| Failure::database("cannot store the backlog", &error);
-        let (events, next) = (Arc::new(Events::new()), Arc::new(AtomicU64::new(0)));
+        let (event, next) = (Arc::new(event), Arc::new(AtomicU64::new(0)));
         let servers = servers(&self.url, events::SETTINGS)?;
         let mut fillers = tokio::task::JoinSet::new();
         for _ in 0..FILLERS {
-            let (events, next, mut conn) = (Arc::clone(&events), Arc::clone(&next), servers.connect().await.map_err(failed)?);
+            let (event, next, mut conn) = (Arc::clone(&event), Arc::clone(&next), servers.connect().await.map_err(failed)?);
             fillers.spawn(async move {
                 loop {
                     let first = next.fetch_add(FILL_BATCH, Relaxed);
                     if first >= count {
                         return Ok(());
                     }
-                    let batch: Vec<NewEvent> = (first..count.min(first + FILL_BATCH)).map(|i| events.event(i)).collect();
+                    let batch: Vec<NewEvent> = (first..count.min(first + FILL_BATCH)).map(|i| event(i)).collect();
                     events::insert_batch(&mut conn, &batch.iter().collect::<Vec<_>>()).await?;
                 }
             });
@@ -177,16 +176,10 @@ impl Database {
 
     /// Waits until nothing is pending, looking often at the last rows and seldom at all of them. `check` may give up earlier.
     pub async fn wait_until_done(&mut self, patience: Duration, mut check: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
-        const LAST_ROWS: i64 = 2000;
-        const LOOK_EVERY: Duration = Duration::from_millis(100);
-        let failed = |error: sqlx::Error| Failure::database("cannot see how far the drain has come", &error);
         let gives_up_at = clock::instant() + patience;
-        let last = bench::last_position(&mut self.conn).await.map_err(failed)?;
         loop {
             check()?;
-            if bench::is_done_after(&mut self.conn, last - LAST_ROWS).await.map_err(failed)?
-                && bench::is_done_after(&mut self.conn, 0).await.map_err(failed)?
-            {
+            if self.is_done().await? {
                 return Ok(());
             }
             if clock::instant() >= gives_up_at {
@@ -195,7 +188,19 @@ impl Database {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+
+    /// Whether nothing is pending.
+    pub async fn is_done(&mut self) -> Result<bool, Failure> {
+        const LAST_ROWS: i64 = 2000;
+        let failed = |error: sqlx::Error| Failure::database("cannot see how far the drain has come", &error);
+        let last = bench::last_position(&mut self.conn).await.map_err(failed)?;
+        Ok(bench::is_done_after(&mut self.conn, last - LAST_ROWS).await.map_err(failed)?
+            && bench::is_done_after(&mut self.conn, 0).await.map_err(failed)?)
+    }
 }
+
+/// How often a drain is looked at.
+pub const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A folder for configs and logs, closed to others, gone when dropped.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! What goes out: a backlog drained by a worker, what reading it costs, and what an operator's forgotten transaction does to it.
 
+use super::events::Events;
 use super::lab::{Database, Lab};
 use super::meter::{Meter, fetch_cost};
 use super::processes::{self, Destination, Process};
@@ -87,7 +88,8 @@ pub async fn backlog(lab: &Lab, plan: &Plan, figures: &mut Figures) -> Result<()
 async fn filled(lab: &Lab, to: Destination, events: u64) -> Result<Database, Failure> {
     let mut database = lab.database("drain").await?;
     database.register(to).await?;
-    database.fill(events).await?;
+    let made = Events::new();
+    database.fill(events, move |i| made.event(i)).await?;
     Ok(database)
 }
 

@@ -4,6 +4,8 @@ use super::events::{SECRET, SOURCE};
 use super::lab::Folder;
 use crate::cli::Failure;
 use nix::sys::signal::{Signal, kill};
+#[cfg(target_os = "linux")]
+use nix::time::ClockId;
 use nix::unistd::Pid;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -45,6 +47,7 @@ pub struct Process {
     name: &'static str,
     child: Child,
     log: PathBuf,
+    ops: SocketAddr,
 }
 
 /// Starts ingest; returns where it listens.
@@ -55,6 +58,12 @@ pub async fn ingest(folder: &Folder, database_url: &str) -> Result<(Process, Soc
          [[source]]\nname = \"{SOURCE}\"\nprofile = \"mindtickle\"\nsecrets = [\"{SECRET}\"]\ncompany_id = \"acme\"\n"
     );
     Ok((Process::start("ingest", folder, &config, database_url, ops).await?, listen))
+}
+
+/// Starts a worker with this config, which is told where `/readyz` and `/metrics` are to be.
+pub async fn worker_as(folder: &Folder, database_url: &str, config: impl FnOnce(SocketAddr) -> String) -> Result<Process, Failure> {
+    let ops = free_address()?;
+    Process::start("worker", folder, &config(ops), database_url, ops).await
 }
 
 /// Starts a worker with one sink that takes everything.
@@ -78,7 +87,7 @@ impl Process {
         command.arg("--config").arg(config).arg(name);
         command.env("DATABASE_URL", database_url).env("RUST_LOG", "warn,sqlx::postgres::notice=off").env_remove("SLUICE_LOG_FORMAT");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).kill_on_drop(true);
-        let mut process = Self { name, child: command.spawn().map_err(failed)?, log };
+        let mut process = Self { name, child: command.spawn().map_err(failed)?, log, ops };
         let ready = async {
             while !is_ready(ops).await {
                 process.check()?;
@@ -107,6 +116,24 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
         let kib: f64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok())?;
         Some(kib / 1024.0)
+    }
+
+    /// The time it has had of the processors so far, in user and system mode, all threads together; `None` where the system does not tell.
+    #[cfg(target_os = "linux")]
+    pub fn cpu(&self) -> Option<Duration> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()?).ok()?);
+        ClockId::pid_cpu_clock_id(pid).and_then(ClockId::now).ok().map(Duration::from)
+    }
+
+    /// See the other one.
+    #[cfg(not(target_os = "linux"))]
+    pub fn cpu(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Its `/metrics`.
+    pub async fn metrics(&self) -> Result<String, Failure> {
+        get(self.ops, "/metrics").await.ok_or_else(|| Failure::failed(format!("sluice {} does not show its metrics", self.name)))
     }
 
     /// Stops it as an operator does: SIGTERM, and patience.
@@ -144,14 +171,21 @@ impl Process {
 
 /// Whether `/readyz` says so.
 async fn is_ready(ops: SocketAddr) -> bool {
+    get(ops, "/readyz").await.is_some()
+}
+
+/// What is answered with 200 in 2 s.
+async fn get(ops: SocketAddr, path: &str) -> Option<String> {
     let ask = async {
-        let mut stream = TcpStream::connect(ops).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").await?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer.starts_with(b"HTTP/1.1 200"))
+        let mut stream = TcpStream::connect(ops).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
     };
-    matches!(timeout(Duration::from_secs(2), ask).await, Ok(Ok(true)))
+    timeout(Duration::from_secs(2), ask).await.ok().flatten()
 }
 
 /// An address on loopback that was free a moment ago.

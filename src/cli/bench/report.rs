@@ -92,6 +92,17 @@ impl Figures {
     }
 }
 
+/// A sink of the config that was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
+    pub name: String,
+    pub kind: &'static str,
+    /// Events in each run.
+    pub events: u64,
+    /// Of these types, in turn.
+    pub types: Vec<&'static str>,
+}
+
 /// Everything, for `--json`.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -101,6 +112,9 @@ pub struct Report {
     pub cores: usize,
     pub server: Server,
     pub quick: bool,
+    /// With `--sink`: which, and what it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sink: Option<Measured>,
     /// Runs that each figure is the median of.
     pub runs: usize,
     pub figures: Vec<Figure>,
@@ -150,6 +164,9 @@ pub fn table(report: &Report) -> String {
         server.shared_buffers,
         server.max_wal_size,
     );
+    if let Some(Measured { name, kind, events, types }) = &report.sink {
+        text += &format!("the sink {name} (kind {kind}), {events} events: {}\n", types.join(", "));
+    }
     if report.runs > 1 {
         text += &format!("medians of {} runs\n", report.runs);
     }
@@ -161,8 +178,9 @@ pub fn table(report: &Report) -> String {
         let scenario = if figure.scenario == last { "" } else { figure.scenario };
         last = figure.scenario;
         let ratio = figure.ratio.map_or(String::new(), |ratio| format!("{ratio:.2} x pgbench"));
-        let line =
-            format!("{scenario:<scenarios$}  {:<whats$}  {:>12} {:<5}  {ratio}", figure.what, rounded(figure.value), figure.unit.name());
+        let is_whole = figure.unit == Unit::Count && figure.value.fract() == 0.0;
+        let value = if is_whole { grouped(figure.value, 0) } else { rounded(figure.value) };
+        let line = format!("{scenario:<scenarios$}  {:<whats$}  {value:>12} {:<5}  {ratio}", figure.what, figure.unit.name());
         let _ = writeln!(text, "{}", line.trim_end());
     }
     text
@@ -175,6 +193,10 @@ fn rounded(value: f64) -> String {
         size if size >= 10.0 => 1,
         _ => 2,
     };
+    grouped(value, decimals)
+}
+
+fn grouped(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
     let (sign, digits) = whole.split_at(usize::from(whole.starts_with('-')));

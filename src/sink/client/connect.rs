@@ -83,7 +83,11 @@ impl Service<Uri> for TcpConnector {
 
 async fn open(policy: &AddressPolicy, uri: &Uri) -> Result<TcpStream, ConnectError> {
     let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
-    let host = host_of(uri);
+    open_tcp(policy, host_of(uri), port).await
+}
+
+/// A connection to a host, for whatever protocol. `host` is a name, or an address without brackets.
+pub async fn open_tcp(policy: &AddressPolicy, host: String, port: u16) -> Result<TcpStream, ConnectError> {
     let resolved = timeout(STAGE_TIMEOUT, lookup_host((host.clone(), port))).await;
     let addresses = match resolved {
         Ok(Ok(addresses)) => judge(policy, addresses, &host)?,

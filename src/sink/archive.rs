@@ -1,0 +1,177 @@
+//! `kind = "archive"`: an object an event, in a bucket of S3 or in a folder. The object is the payload's exact bytes.
+//!
+//! Its key is `{prefix}/{source}/{day of received_at, UTC}/{event id, percent-encoded}.json`, the same on every try and replay, and it is
+//! put only where there is none yet: an object is written once and never again, and what is there already counts as delivered.
+//!
+//! | the store | is taken as |
+//! | --- | --- |
+//! | answers 200 or another 2xx; or 412, since the object is there | delivered |
+//! | answers 409, 500 or another 5xx; 400 because a request came in pieces | trouble with this event |
+//! | answers 413, or 400 because of the object's size or key | permanent |
+//! | answers 429, or 503 `SlowDown` | a rate limit |
+//! | answers 408, 502, 503, 504, 507; cannot be resolved or reached; breaks off | trouble of the sink |
+//! | answers 401, 403; 404 (no such bucket), 3xx (another region), 501 (cannot put only where there is none), another 400 | a refusal: the sink rests, nothing is buried |
+//! | a folder cannot be written: no right to, or it is gone | a refusal |
+//! | … or no space, or any other trouble with the disk | trouble of the sink |
+//!
+//! The library signs requests and knows where a bucket is; they go out through [`Client`](super::client::Client), as those of every other
+//! sink do (see [`transport`]), so the same check of addresses and the same certificates hold. It does not retry.
+
+mod transport;
+
+use super::{Delivery, OpenError, Outcomes, Sink};
+use crate::config::{self, ArchivePlace, Bucket};
+use crate::delivery::{Blame, Failure, Outcome};
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{Attribute, Attributes, Error, ObjectStore, PutMode, PutOptions, RetryConfig};
+use sha2::{Digest, Sha256};
+use std::io;
+use std::sync::Arc;
+use transport::{Carried, Transport};
+
+/// Of an event's id in a key. A file's name has at most 255 bytes.
+const ID_BYTES_MAX: usize = 200;
+
+/// See the module's documentation.
+pub struct ArchiveSink {
+    store: Arc<dyn ObjectStore>,
+    /// The same, but it sends nothing and keeps what it would send; `None` where nothing is sent.
+    rehearsal: Option<(AmazonS3, Arc<Transport>)>,
+    prefix: String,
+    batch_max: usize,
+}
+
+impl ArchiveSink {
+    /// Checks that a folder is there. `concurrency` batches are put at once.
+    pub fn new(config: &config::ArchiveSink, concurrency: usize) -> Result<Self, OpenError> {
+        let batch_max = config.batch_max;
+        match &config.place {
+            ArchivePlace::Folder(path) => {
+                let opened = LocalFileSystem::new_with_prefix(path).map(|store| store.with_fsync(true));
+                let store = opened.map_err(|_| OpenError::Archive("is not there: make the folder, or mount it"))?;
+                Ok(Self { store: Arc::new(store), rehearsal: None, prefix: String::new(), batch_max })
+            }
+            ArchivePlace::Bucket(bucket) => {
+                let https = bucket.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https:"));
+                let live = Transport::live(&bucket.allow, concurrency.saturating_mul(batch_max), https).map_err(OpenError::Tls)?;
+                let rehearsal = Arc::new(Transport::rehearsal());
+                let store = Arc::new(open(bucket, &Arc::new(live))?);
+                Ok(Self { store, rehearsal: Some((open(bucket, &rehearsal)?, rehearsal)), prefix: bucket.prefix.clone(), batch_max })
+            }
+        }
+    }
+
+    async fn attempt(&self, store: &dyn ObjectStore, delivery: &Delivery) -> Outcome {
+        let Ok(key) = Path::parse(key(&self.prefix, delivery)) else {
+            return Outcome::Failed(Failure::permanent("the event's id makes no key"));
+        };
+        let mut options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        if self.rehearsal.is_some() {
+            // A file has no such thing.
+            options.attributes = Attributes::from_iter([(Attribute::ContentType, "application/json")]);
+        }
+        match store.put_opts(&key, delivery.payload.clone().into(), options).await {
+            Ok(_) => Outcome::Delivered { status: self.rehearsal.is_some().then_some(200) },
+            Err(Error::AlreadyExists { .. }) => Outcome::Delivered { status: self.rehearsal.is_some().then_some(412) },
+            Err(error) => Outcome::Failed(failure(&error)),
+        }
+    }
+}
+
+impl Sink for ArchiveSink {
+    fn preview(&self, delivery: &Delivery) -> Result<String, Outcome> {
+        let payload = String::from_utf8_lossy(&delivery.payload);
+        let Some((store, transport)) = &self.rehearsal else {
+            return Ok(format!("{}\n\n{payload}", key(&self.prefix, delivery)));
+        };
+        // It waits for nothing, since nothing is sent.
+        self.attempt(store, delivery).now_or_never();
+        Ok(format!("{}\n{payload}", transport.rehearsed()))
+    }
+
+    fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a> {
+        Box::pin(join_all(batch.iter().map(|delivery| self.attempt(&*self.store, delivery))))
+    }
+
+    fn batch_max(&self) -> usize {
+        self.batch_max
+    }
+}
+
+fn open(bucket: &Bucket, transport: &Arc<Transport>) -> Result<AmazonS3, OpenError> {
+    let builder = AmazonS3Builder::new()
+        .with_bucket_name(&bucket.name)
+        .with_region(&bucket.region)
+        .with_access_key_id(&bucket.access_key_id)
+        .with_secret_access_key(bucket.secret_access_key.expose())
+        .with_allow_http(true)
+        .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
+        .with_http_connector(transport::Connector(Arc::clone(transport)));
+    let builder = match &bucket.endpoint {
+        Some(endpoint) => builder.with_endpoint(endpoint),
+        None => builder,
+    };
+    builder.build().map_err(|_| OpenError::Archive("names no bucket that can be used"))
+}
+
+/// Where the event's object is.
+fn key(prefix: &str, delivery: &Delivery) -> String {
+    let slash = if prefix.is_empty() { "" } else { "/" };
+    let day = delivery.received_at.format("%Y-%m-%d");
+    format!("{prefix}{slash}{}/{day}/{}.json", delivery.source, encoded(&delivery.event_id))
+}
+
+/// An event's id as part of a key: letters, digits, `-`, `_` and `.` as they are, other bytes as `%` and two digits. What is then too long
+/// for a file's name ends in `~` and the id's SHA-256 instead; no other id has a `~`.
+fn encoded(id: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    let whole: String = id.bytes().map(byte).collect();
+    if whole.len() <= ID_BYTES_MAX {
+        return whole;
+    }
+    format!("{}~{}", &whole[..ID_BYTES_MAX / 2], hex::encode(Sha256::digest(id.as_bytes())))
+}
+
+/// What an error of the library means: of a bucket, what the answer meant; of a folder, what the system said.
+fn failure(error: &Error) -> Failure {
+    let causes = || std::iter::successors(Some(error as &dyn std::error::Error), |&cause| cause.source());
+    if let Some(carried) = causes().find_map(|cause| cause.downcast_ref::<Carried>()) {
+        return carried.0.clone();
+    }
+    let system = causes().find_map(|cause| cause.downcast_ref::<io::Error>());
+    let (blame, error) = match system {
+        Some(error)
+            if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem) =>
+        {
+            (Blame::Refused, format!("cannot write into the folder: {error}; check that it is there and writable"))
+        }
+        Some(error) => (Blame::Sink, format!("cannot write into the folder: {error}")),
+        // The library's own words would name keys, and with them events.
+        None => (Blame::Event, "the store gave no answer that makes sense".to_owned()),
+    };
+    Failure { blame, status: None, error, response: None, retry_after: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_becomes_one_part_of_a_key_and_no_two_the_same() {
+        for (id, expected) in
+            [("evt_1", "evt_1"), ("..", ".."), ("../../etc/passwd", "..%2F..%2Fetc%2Fpasswd"), ("a%2Fb", "a%252Fb"), ("a b~c", "a%20b%7Ec")]
+        {
+            assert_eq!(encoded(id), expected);
+        }
+        let (one, other) = ("/".repeat(199) + "a", "/".repeat(199) + "b");
+        assert!(encoded(&one) != encoded(&other) && encoded(&one).len() + ".json".len() <= 255);
+        assert_eq!(encoded(&"x".repeat(200)), "x".repeat(200));
+    }
+}
