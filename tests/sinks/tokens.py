@@ -11,6 +11,7 @@ from canaille.app import models
 from canaille.backends import Backend
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+logging.disable(logging.CRITICAL)
 port, client_id, client_secret = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 app = canaille.create_app(
     {
@@ -30,10 +31,10 @@ with app.app_context():
         token_endpoint_auth_method="client_secret_basic",
         scope=["scim"],
     )
+    Backend.instance.save(client)
     # Without this it says of the client's own tokens that they are not active.
     client.audience = [client]
     Backend.instance.save(client)
-logging.disable(logging.CRITICAL)
 
 
 class Handler(WSGIRequestHandler):

@@ -41,6 +41,7 @@ pub fn preview(sink: &ScimSink, change: &Change) -> Result<String, Failure> {
             }
         }
     };
-    let shown = steps.into_iter().map(|(when, ask)| Ok(format!("# {when}\n{}", sink.idp.show(&ask)?.trim_end())));
+    let show = |ask: Ask| sink.idp.show(&ask).map(|text| text.replace("%7Bid%7D", "{id}"));
+    let shown = steps.into_iter().map(|(when, ask)| Ok(format!("# {when}\n{}", show(ask)?.trim_end())));
     Ok(shown.collect::<Result<Vec<_>, Failure>>()?.join("\n\n"))
 }

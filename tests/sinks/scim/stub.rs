@@ -1,6 +1,6 @@
 //! Answers that no real IdP gives on demand.
 
-use super::{TOKEN, deprovisioned, event, expired, provisioned};
+use super::{TOKEN, deprovisioned, expired, provisioned};
 use crate::client::Event;
 use crate::http::{Message, Wire};
 use crate::system::{System, eventually, free_port};
@@ -110,9 +110,9 @@ const fn case(event: &'static str, script: Script, status: &'static str, methods
     Case { event, script, status, methods, says }
 }
 
-const PROVISION: &str = "user.provisioned";
-const DEPROVISION: &str = "user.deprovisioned";
-const EXPIRE: &str = "certification.expired";
+pub const PROVISION: &str = "user.provisioned";
+pub const DEPROVISION: &str = "user.deprovisioned";
+pub const EXPIRE: &str = "certification.expired";
 
 const CASES: [Case; 27] = [
     case(PROVISION, |_, _, _| error(401, "", "no"), "pending", "GET", ""),
@@ -276,7 +276,8 @@ const CASES: [Case; 27] = [
     ),
 ];
 
-fn event_of(kind: &str) -> Event {
+/// The event of a type.
+pub fn event_of(kind: &str) -> Event {
     match kind {
         PROVISION => provisioned("e1", "u1", "ada@b.example", "Sales Rep"),
         DEPROVISION => deprovisioned("e2", "u1", Some("ada@b.example")),
@@ -327,27 +328,4 @@ async fn each_answer_of_a_stub_idp_has_its_consequence() {
     }
     let attempts = "select coalesce(sum(attempts), 0)::int8 from sluice.deliveries where status = 'pending'";
     assert_eq!(system.value::<i64>(attempts).await, 0, "a refusal burns no attempt");
-}
-
-#[tokio::test]
-async fn route_test_shows_the_requests_and_not_the_token() {
-    let system = System::empty("scim_preview").await;
-    let keys = format!("token = \"{TOKEN}\"\ngroup = \"Re-certification\"\nurl = \"https://idp.example.com/s3cret\"");
-    let config = system.config(&format!("[[sink]]\nname = \"idp\"\nkind = \"scim\"\n{keys}\n"));
-    for (kind, shows) in [
-        (PROVISION, &["GET https://idp.example.com/…/Users?filter=userName", "POST https://idp.example.com/…/Users\n", "\"roles\""][..]),
-        (DEPROVISION, &["/Users?filter=externalId", "PATCH https://idp.example.com/…/Users/", r#""path":"active","value":false"#]),
-        (EXPIRE, &["/Groups?filter=displayName", "PATCH https://idp.example.com/…/Groups/", r#""path":"members""#]),
-    ] {
-        let file = system.file("json");
-        std::fs::write(&file, event_of(kind).body).unwrap();
-        let output = system.run_with(Some(&config), &["route", "test", "--event", file.to_str().unwrap()]).await;
-        let text = String::from_utf8(output.stdout).unwrap().replace("    ", "");
-        assert!(shows.iter().all(|part| text.contains(part)) && !text.contains("s3cret"), "{text}");
-    }
-    let unknown = event("e", "user.renamed", json!({"userId": "u1"}));
-    let file = system.file("json");
-    std::fs::write(&file, unknown.body).unwrap();
-    let output = system.run_with(Some(&config), &["route", "test", "--event", file.to_str().unwrap()]).await;
-    assert!(String::from_utf8_lossy(&output.stdout).contains("idp (scim): skipped"));
 }
