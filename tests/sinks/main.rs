@@ -18,9 +18,9 @@ mod projection;
 #[path = "../faults/proxy.rs"]
 mod proxy;
 mod recipes;
+mod s3;
 mod salesforce;
 mod scim;
-mod s3;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/sink.rs"]
