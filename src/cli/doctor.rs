@@ -100,15 +100,16 @@ impl Look {
         if self.found.iter().any(|finding| finding.check == "schema" && finding.level == Level::Problem) {
             return Ok(());
         }
-        self.at_house(config).await?;
-        self.at_provider(config, silence).await
+        let sinks = self.at_house(config).await?;
+        self.at_provider(config, &sinks, silence).await
     }
 
-    async fn at_house(&mut self, config: Option<&Config>) -> Result<(), Failure> {
+    /// Returns the sinks that it saw.
+    async fn at_house(&mut self, config: Option<&Config>) -> Result<Vec<doctor::Sink>, Failure> {
         if let Some(roles) = self.at("roles", async |conn| doctor::roles(conn).await).await? {
             self.found.push(house::roles(&roles));
         }
-        let Some(now) = self.at("workers", async |conn| doctor::now(conn).await).await? else { return Ok(()) };
+        let Some(now) = self.at("workers", async |conn| doctor::now(conn).await).await? else { return Ok(Vec::new()) };
         let sinks = self.at("sinks", async |conn| doctor::sinks(conn).await).await?;
         let workers = self.at("workers", async |conn| doctor::workers(conn).await).await?;
         if let (Some(config), Some(sinks)) = (config, &sinks) {
@@ -117,10 +118,10 @@ impl Look {
         if let (Some(sinks), Some(workers)) = (&sinks, &workers) {
             self.found.extend(house::delivering(sinks, workers, now));
         }
-        Ok(())
+        Ok(sinks.unwrap_or_default())
     }
 
-    async fn at_provider(&mut self, config: Option<&Config>, silence: Duration) -> Result<(), Failure> {
+    async fn at_provider(&mut self, config: Option<&Config>, sinks: &[doctor::Sink], silence: Duration) -> Result<(), Failure> {
         let now = self.at("silence", async |conn| doctor::now(conn).await).await?;
         let kinds = self.at("silence", async |conn| doctor::kinds(conn).await).await?;
         let (Some(now), Some(kinds)) = (now, kinds) else { return Ok(()) };
@@ -130,7 +131,6 @@ impl Look {
         }
         let sources: Vec<&str> = config.iter().flat_map(|config| &config.sources).map(|source| &*source.name).collect();
         self.found.extend(provider::silence(&kinds, &sources, now, silence));
-        let sinks = self.at("never_seen", async |conn| doctor::sinks(conn).await).await?.unwrap_or_default();
         let wanted = sinks.iter().filter(|sink| !sink.is_retired).flat_map(|sink| sink.events.iter().flatten());
         let wanted: BTreeSet<&str> = wanted.map(String::as_str).collect();
         // Without a source of that profile the six types are not to be expected.

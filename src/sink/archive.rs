@@ -164,6 +164,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn trouble_with_the_disk_is_the_sinks_and_a_folder_that_may_not_be_written_is_a_refusal() {
+        for (kind, expected) in [
+            (io::ErrorKind::StorageFull, Blame::Sink),
+            (io::ErrorKind::QuotaExceeded, Blame::Sink),
+            (io::ErrorKind::Other, Blame::Sink),
+            (io::ErrorKind::PermissionDenied, Blame::Refused),
+            (io::ErrorKind::ReadOnlyFilesystem, Blame::Refused),
+            (io::ErrorKind::NotFound, Blame::Refused),
+        ] {
+            let error = Error::Generic { store: "a folder", source: Box::new(io::Error::from(kind)) };
+            assert_eq!(failure(&error).blame, expected, "{kind:?}");
+        }
+    }
+
+    #[test]
     fn an_id_becomes_one_part_of_a_key_and_no_two_the_same() {
         for (id, expected) in
             [("evt_1", "evt_1"), ("..", ".."), ("../../etc/passwd", "..%2F..%2Fetc%2Fpasswd"), ("a%2Fb", "a%252Fb"), ("a b~c", "a%20b%7Ec")]

@@ -1,93 +1,12 @@
 //! `kind = "archive"` against Moto, which speaks S3, against a folder, and, for answers that Moto does not give, against a stub.
 
 use crate::client::{Event, store_all};
-use crate::http::{Message, Wire};
-use crate::peers::{self, Peer};
 use crate::proxy::{Fault, Proxy};
-use crate::system::{System, eventually, free_port};
+use crate::s3::{S3, Script, StubS3, percent};
+use crate::system::{System, eventually};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::Command;
-use tokio::task::JoinSet;
-
-/// S3, in memory; any credential will do until [`S3::be_strict`].
-struct S3 {
-    peer: Peer,
-}
-
-impl S3 {
-    /// With an empty bucket `events`.
-    async fn start() -> Option<Self> {
-        let python = peers::program("moto", "bin/python")?;
-        let server = python.with_file_name("moto_server");
-        let peer = Peer::start(|port| {
-            let mut command = Command::new(&python);
-            command.arg(server).args(["-H", "127.0.0.1", "-p", &port.to_string()]).stderr(std::process::Stdio::null());
-            command
-        })
-        .await;
-        let s3 = Self { peer };
-        assert_eq!(s3.ask("PUT", "/events", "", "").await.status(), 200);
-        Some(s3)
-    }
-
-    async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Message {
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n{headers}connection: close\r\n", self.peer.address);
-        let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
-        let mut wire = Wire::new(TcpStream::connect(self.peer.address).await.unwrap());
-        wire.send(request.as_bytes()).await.unwrap();
-        wire.receive().await.expect("an answer")
-    }
-
-    /// All keys, in the order of the alphabet.
-    async fn keys(&self) -> Vec<String> {
-        let (mut keys, mut after) = (Vec::new(), String::new());
-        loop {
-            let answer = self.ask("GET", &format!("/events?list-type=2&start-after={after}"), "", "").await;
-            let page: Vec<String> =
-                answer.text().split("<Key>").skip(1).map(|rest| rest.split_once("</Key>").unwrap().0.to_owned()).collect();
-            let Some(last) = page.last() else { return keys };
-            after = percent(last);
-            keys.extend(page);
-        }
-    }
-
-    /// From now on checks who asks, and each signature. Returns the one credential that may put objects.
-    async fn be_strict(&self) -> (String, String) {
-        let signed = "authorization: AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=x\r\n\
-                      content-type: application/x-www-form-urlencoded\r\n";
-        let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:*","Resource":"*"}]}"#;
-        let mut made = String::new();
-        for form in [
-            "Action=CreateUser&UserName=sluice".to_owned(),
-            format!("Action=PutUserPolicy&UserName=sluice&PolicyName=put&PolicyDocument={}", percent(policy)),
-            "Action=CreateAccessKey&UserName=sluice".to_owned(),
-        ] {
-            let answer = self.ask("POST", "/", signed, &format!("{form}&Version=2010-05-08")).await;
-            assert_eq!(answer.status(), 200, "{}", answer.text());
-            made = answer.text().to_owned();
-        }
-        let part = |name: &str| {
-            let (_, rest) = made.split_once(&format!("<{name}>")).unwrap();
-            rest.split_once("</").unwrap().0.to_owned()
-        };
-        assert_eq!(self.ask("POST", "/moto-api/reset-auth", "", "0").await.status(), 200);
-        (part("AccessKeyId"), part("SecretAccessKey"))
-    }
-
-    async fn be_lenient(&self) {
-        assert_eq!(self.ask("POST", "/moto-api/reset-auth", "", "inf").await.status(), 200);
-    }
-}
-
-fn percent(text: &str) -> String {
-    text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) { char::from(byte).into() } else { format!("%{byte:02X}") })
-        .collect()
-}
 
 const RETRY: &str = "retry = { initial = \"20ms\", cap = \"20ms\", max_attempts = 3 }";
 
@@ -278,51 +197,6 @@ async fn a_folder_takes_every_id_as_one_file_and_one_that_is_not_there_is_not_ma
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("is not there: make the folder, or mount it"), "{said}");
     assert!(!archive.exists());
-}
-
-/// A stub of S3: answers each request as the script says, and keeps what it was asked. It refuses a put that is not signed, or not only
-/// where there is no object yet.
-struct StubS3 {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<Message>>>,
-    _serving: JoinSet<()>,
-}
-
-/// Told how many requests came before; gives status, further header lines, and the code of S3.
-type Script = fn(usize) -> (u16, &'static str, &'static str);
-
-impl StubS3 {
-    async fn start(script: Script) -> Self {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let listener = TcpListener::bind(address).await.unwrap();
-        let asked: Arc<Mutex<Vec<Message>>> = Arc::default();
-        let ledger = Arc::clone(&asked);
-        let mut serving = JoinSet::new();
-        serving.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let ledger = Arc::clone(&ledger);
-                connections.spawn(async move {
-                    let mut wire = Wire::new(stream);
-                    while let Some(request) = wire.receive().await {
-                        let before = ledger.lock().unwrap().len();
-                        let signed = request.header("authorization").is_some_and(|value| value.starts_with("AWS4-HMAC-SHA256 Credential="));
-                        let only_new = request.header("if-none-match") == Some("*");
-                        let (status, headers, code) = if signed && only_new { script(before) } else { (400, "", "InvalidRequest") };
-                        ledger.lock().unwrap().push(request);
-                        let body = if code.is_empty() {
-                            String::new()
-                        } else {
-                            format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>of key s3cret</Message></Error>")
-                        };
-                        let answer = format!("HTTP/1.1 {status} X\r\n{headers}etag: \"x\"\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-                        wire.send(answer.as_bytes()).await.ok();
-                    }
-                });
-            }
-        });
-        Self { address, asked, _serving: serving }
-    }
 }
 
 #[tokio::test]

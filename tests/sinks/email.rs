@@ -1,78 +1,11 @@
 //! `kind = "email"` against aiosmtpd, a mail server, from a signed event to what Python's own parser reads in the mailbox.
 
 use crate::client::{Event, store_all};
-use crate::peers::{self, Peer};
+use crate::mailbox::Mailbox;
 use crate::system::{Process, System, eventually};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::net::SocketAddr;
-use std::path::Path;
-use tempfile::TempDir;
-use tokio::process::Command;
 use uuid::Uuid;
-
-/// The mail server, which keeps its mails in a file.
-struct Mailbox {
-    peer: Option<Peer>,
-    folder: TempDir,
-    tls: &'static str,
-}
-
-impl Mailbox {
-    /// Without encryption.
-    async fn start() -> Option<Self> {
-        Self::start_with("").await
-    }
-
-    /// `tls`: nothing, `starttls` or `implicit`; then its certificate is for `localhost`, by an authority in `ca.pem`.
-    async fn start_with(tls: &'static str) -> Option<Self> {
-        let python = peers::program("smtp", "bin/python")?;
-        let folder = tempfile::tempdir().unwrap();
-        if !tls.is_empty() {
-            certify(folder.path());
-        }
-        let peer = Peer::start(|port| Self::command(&python, folder.path(), port, tls)).await;
-        Some(Self { peer: Some(peer), folder, tls })
-    }
-
-    fn command(python: &Path, folder: &Path, port: u16, tls: &str) -> Command {
-        let mut command = Command::new(python);
-        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sinks/mailbox.py")).arg(folder).arg(port.to_string());
-        if !tls.is_empty() {
-            command.arg(tls);
-        }
-        command
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.peer.as_ref().expect("it runs").address
-    }
-
-    async fn restart(&mut self) {
-        let address = self.peer.take().expect("it runs").kill().await;
-        let python = peers::program("smtp", "bin/python").expect("it was there");
-        self.peer = Some(Peer::start_at(address, |port| Self::command(&python, self.folder.path(), port, self.tls)).await);
-    }
-
-    /// All mails, in the order in which they came.
-    fn mails(&self) -> Vec<Value> {
-        let lines = std::fs::read_to_string(self.folder.path().join("mails.ndjson")).unwrap_or_default();
-        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
-/// An authority and a certificate of its for `localhost`.
-fn certify(folder: &Path) {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let (authority_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-    std::fs::write(folder.join("ca.pem"), authority.self_signed(&authority_key).unwrap().pem()).unwrap();
-    let issuer = Issuer::new(authority, authority_key);
-    let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    std::fs::write(folder.join("certificate.pem"), certificate.pem()).unwrap();
-    std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
-}
 
 const PLAIN: &str = "tls = \"none\"\nfrom = \"Learning <learning@sluice.example>\"";
 const RETRY: &str = "retry = { initial = \"20ms\", cap = \"20ms\", max_attempts = 3 }";
@@ -110,10 +43,10 @@ async fn a_mail_is_read_back_from_the_mailbox_in_all_its_parts_and_a_replay_is_t
     let system = System::new("email_journey").await;
     let keys = "to = [\"{{ event.data.managerEmail }}\", \"coach@b.example\", \"{{ event.data.other | default('') }}\"]\n\
                 subject = \"Prüfung „{{ event.data.quizName }}“: {{ event.data.userId }}\"\n\
-                text = \"\"\"{{ event.data.userId }} has {{ event.data.score }}.\n.\nÜben hilft — \u{1F393}\"\"\"";
+                text = \"\"\"{{ event.data.userId }} has {{ event.data.score }} in {{ event.data.quizName }}.\n.\nÜben hilft — \u{1F393}\"\"\"";
     let _worker = system.working(&system.config(&plain(&mailbox, keys))).await;
     let ingest = system.ingest().await;
-    let event = quiz("evt 1/", "u-1\r\nBcc: evil@b.example", json!({ "managerEmail": "boss@a.example" }));
+    let event = quiz("evt 1/", "u-1", json!({ "managerEmail": "boss@a.example", "quizName": "Safety\r\nBcc: evil@b.example" }));
     let mut client = ingest.client();
     client.store(&event).await;
     assert_eq!(client.post(&event).await.text(), r#"{"duplicate":true}"#);
@@ -126,7 +59,7 @@ async fn a_mail_is_read_back_from_the_mailbox_in_all_its_parts_and_a_replay_is_t
     let headers = &mail["headers"];
     assert_eq!(headers["from"], "Learning <learning@sluice.example>");
     assert_eq!(headers["to"], "boss@a.example, coach@b.example");
-    assert_eq!(headers["subject"], "Prüfung „Safety“: u-1  Bcc: evil@b.example");
+    assert_eq!(headers["subject"], "Prüfung „Safety Bcc: evil@b.example“: u-1");
     assert_eq!(headers["message-id"], format!("<{}@sluice.example>", key("evt 1/")));
     assert_eq!((&headers["auto-submitted"], &headers["x-event-id"]), (&json!("auto-generated"), &json!("evt 1/")));
     assert!(headers.get("bcc").is_none() && mail["defects"] == json!([]), "{mail}");
@@ -135,7 +68,7 @@ async fn a_mail_is_read_back_from_the_mailbox_in_all_its_parts_and_a_replay_is_t
     assert_eq!(mail["date"], received);
     assert_eq!(mail["type"], "text/plain");
     let text = mail["text"].as_str().unwrap().replace("\r\n", "\n");
-    assert_eq!(text, "u-1  Bcc: evil@b.example has 45.\n.\nÜben hilft — \u{1F393}\n\n-- \nEvent evt 1/\n");
+    assert_eq!(text, "u-1 has 45 in Safety  Bcc: evil@b.example.\n.\nÜben hilft — \u{1F393}\n\n-- \nEvent evt 1/\n");
     assert_eq!(system.execute("update sluice.deliveries set status = 'pending'").await, 1);
     system.drained(1).await;
     let mails = mailbox.mails();

@@ -8,6 +8,7 @@ mod client;
 mod email;
 #[path = "../support/http.rs"]
 mod http;
+mod mailbox;
 mod messages;
 #[path = "../support/peers.rs"]
 mod peers;
@@ -19,6 +20,7 @@ mod proxy;
 mod recipes;
 mod salesforce;
 mod scim;
+mod s3;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/sink.rs"]

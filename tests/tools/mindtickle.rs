@@ -137,7 +137,7 @@ async fn what_is_missing_or_wrong_here_is_told_before_anything_is_asked() {
     for (config, env, args, code, says) in [
         (stub.config(""), &[][..], &["list"][..], 78, "set MINDTICKLE_API_TOKEN"),
         (String::new(), &[], &["list"], 78, "set MINDTICKLE_API_TOKEN"),
-        (stub.config(""), &[token], &["register", "--url", URL], 78, "set MINDTICKLE_COMPANY_ID"),
+        (stub.config(""), &[token], &["register", "--url", URL], 78, "Set MINDTICKLE_COMPANY_ID"),
         (
             stub.config(""),
             &[("MINDTICKLE_API_TOKEN", "two\nlines")],

@@ -114,6 +114,7 @@ fn a_wrong_value_of_a_sink_is_an_error_at_its_place_and_is_not_repeated() {
         (sink("kind = ‸\"hunter2\""), "`kind` must be \"http\" or \"file\" or \"slack\" or \"teams\""),
         (http("path = ‸\"hunter2\""), "`path` is a key of kind = \"file\" alone"),
         (sink("kind = \"null\"\nurl = ‸\"hunter2\""), "`url` is a key of kind = \"http\" or \"slack\" or \"teams\" or \"xapi\""),
+        (sink("kind = \"null\"\nurl = ‸\"hunter2\""), "`url` is a key of kind = \"http\" or \"slack\" or \"teams\" or "),
         (sink("kind = \"file\"\npath = \"x\"\nheaders = ‸{ a = \"hunter2\" }"), "`headers` is a key of kind"),
         (http("when = ‸\"event.data.score hunter2\""), "column 18 on"),
         (http("events = ‸[]"), "must not be an empty list"),

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// See the module's documentation.
 pub enum Transport {
-    Live(Client),
+    Live(Box<Client>),
     /// Sends nothing, and keeps what it was given last, as text for people.
     Rehearsal(Mutex<String>),
 }
@@ -38,7 +38,7 @@ impl std::error::Error for Carried {}
 impl Transport {
     /// As [`Client::new`].
     pub fn live(allow: &[IpNet], connections: usize, https: bool) -> io::Result<Self> {
-        Client::new(allow, connections, https).map(Self::Live)
+        Ok(Self::Live(Box::new(Client::new(allow, connections, https)?)))
     }
 
     pub fn rehearsal() -> Self {

@@ -57,7 +57,7 @@ impl Composer {
             mail = mail.to(Mailbox::new(None, address.clone()));
         }
         let mail = mail
-            .subject(one_line(&shorten(&subject, SUBJECT_CHARS_MAX)))
+            .subject(shorten(&one_line(&subject), SUBJECT_CHARS_MAX))
             .date(delivery.received_at.into())
             .message_id(Some(id))
             .header(AutoSubmitted)
@@ -65,7 +65,8 @@ impl Composer {
             .singlepart(SinglePart::plain(format!("{}\n\n-- \nEvent {}\n", text.trim_end(), delivery.event_id)));
         // Nothing that is missing or doubled could come from an event: it would be a mistake of ours.
         let mail = mail.map_err(|error| Outcome::Failed(Failure::permanent(format!("cannot write the mail: {error}"))))?;
-        Ok(Letter { from: self.from.email.clone(), to, bytes: mail.formatted() })
+        // The library ends the text with an empty line, and SMTP the mail with another.
+        Ok(Letter { from: self.from.email.clone(), to, bytes: mail.formatted().trim_ascii_end().to_vec() })
     }
 
     fn recipients(&self, delivery: &Delivery) -> Result<Vec<Address>, Outcome> {
@@ -97,9 +98,10 @@ pub fn address(text: &str) -> Option<Address> {
     if plain { text.parse().ok() } else { None }
 }
 
-/// Headers have one line, whatever a template makes.
+/// Headers have one line, whatever a template makes; and no more than one space, which is all that survives folding.
 fn one_line(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect::<String>().trim().to_owned()
+    let text: String = text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Keeps absence notes from answering (RFC 3834).

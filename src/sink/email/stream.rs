@@ -127,10 +127,12 @@ fn parse(read: &[u8]) -> Result<Option<Reply>, Trouble> {
     if read.len() > ANSWER_BYTES_MAX {
         return Err(nonsense());
     }
+    if read.last() != Some(&b'\n') {
+        return Ok(None);
+    }
     let text = std::str::from_utf8(read).map_err(|_| nonsense())?;
-    let Some(whole) = text.strip_suffix('\n') else { return Ok(None) };
     let mut reply = Reply { code: 0, text: String::new() };
-    let mut lines = whole.lines().peekable();
+    let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         let (code, rest) = line.split_at_checked(3).ok_or_else(nonsense)?;
         reply.code = code.parse().map_err(|_| nonsense())?;

@@ -40,7 +40,9 @@ impl Reader {
             _ => (answer::blame(answer.status), ""),
         };
         let blame = said.as_ref().and_then(|said| self.blame(said)).unwrap_or(by_status);
-        let words: Vec<String> = said.iter().map(Said::words).chain([hint.to_owned()]).filter(|words| !words.is_empty()).collect();
+        // The hint is about the status, and of no use where the code says something else.
+        let hint = Some(hint.to_owned()).filter(|hint| blame == by_status && !hint.is_empty());
+        let words: Vec<String> = said.iter().map(Said::words).chain(hint).filter(|words| !words.is_empty()).collect();
         self.rested(answer.failure_as(blame, &words.join("; ")))
     }
 
