@@ -2,6 +2,7 @@
 //! is not in the table fails the tests.
 
 use crate::messages::messages;
+use crate::scim;
 use crate::sink::Sink as Stub;
 use crate::system::{Ingest, Process, System, eventually, free_port};
 use crate::xapi::Lrs;
@@ -104,6 +105,11 @@ fn recipes() -> Vec<Recipe> {
             sink: ("archive", "archive"),
             taken: ("user.deprovisioned", json!({ "userId": "u-1", "email": "u-1@example.com", "reason": "left" })),
             request: &["PUT", "evt_test.json", r#""reason":"left""#],
+            name: "idp-scim",
+            env: &[],
+            sink: ("idp", "scim"),
+            taken: ("user.deprovisioned", json!({ "userId": "u-1", "email": "u-1@example.com" })),
+            request: &["GET http://127.0.0.1:8101/…/Users?filter=userName", "PATCH", r#""path":"active","value":false"#],
             left: ("course.completed", json!({ "userId": "u-1", "courseId": "c-7" })),
             because: not_subscribed,
         },
@@ -194,7 +200,7 @@ async fn every_recipe_makes_a_request_of_an_event_that_it_is_for_and_none_of_ano
         for part in recipe.request {
             assert!(request.contains(part), "{}: {part} is missing:\n{request}", recipe.name);
         }
-        for secret in ["t0k3n", "lrs-s3cret", "dDBrM24"] {
+        for secret in ["t0k3n", "lrs-s3cret", "scim-s3cret", "dDBrM24"] {
             assert!(!request.contains(secret), "{}: the request shows a secret:\n{request}", recipe.name);
         }
         let left = route(&recipe.left).await;
@@ -245,6 +251,25 @@ async fn the_recipe_lms_xapi_as_it_stands_leaves_a_statement_of_each_learning_ev
     let running = Running::start("lms_xapi", &file("lms-xapi"), &[("LRS_URL", &url)]).await;
     running.assert_delivered(10).await;
     lrs.assert_each_once(10);
+}
+
+#[tokio::test]
+async fn the_recipe_idp_scim_as_it_stands_leaves_users_with_the_idp_and_those_whose_certification_expired_in_the_group() {
+    let Some(idp) = scim::Idp::start().await else { return };
+    idp.create_group("Re-certification").await;
+    let url = format!("http://{}/v2", idp.address);
+    let running = Running::start("idp_scim", &file("idp-scim"), &[("SCIM_URL", &url), ("SCIM_TOKEN", scim::TOKEN)]).await;
+    // Each sample is of another user: those whose certification expired were never provisioned.
+    let system = &running.system;
+    assert_eq!((system.count("delivered").await, system.count("dead").await), (4, 2));
+    for user in ["u-5", "u-11"] {
+        idp.create_user(json!({ "userName": format!("{user}@example.com"), "externalId": user, "active": true })).await;
+    }
+    system.execute("update sluice.deliveries set status = 'pending' where status = 'dead'").await;
+    system.drained(6).await;
+    let names = ["u-11@example.com", "u-2@example.com", "u-5@example.com", "u-8@example.com"];
+    assert_eq!(idp.active().await, names.map(|name| (name.to_owned(), true)));
+    assert_eq!(idp.members("Re-certification").await.len(), 2);
 }
 
 #[tokio::test]

@@ -15,20 +15,20 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
-const TOKEN: &str = "idp-s3cret";
+pub const TOKEN: &str = "idp-s3cret";
 const ENTERPRISE: &str = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User";
 
 /// The IdP, which keeps its users in a file.
-struct Idp {
+pub struct Idp {
     peer: Option<Peer>,
-    address: SocketAddr,
+    pub address: SocketAddr,
     folder: TempDir,
     /// Where it asks about tokens that are not [`TOKEN`]: URL, client, secret.
     introspection: Vec<String>,
 }
 
 impl Idp {
-    async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         Self::asking(Vec::new()).await
     }
 
@@ -59,8 +59,14 @@ impl Idp {
         wire.receive().await.expect("an answer")
     }
 
-    async fn create(&self, path: &str, resource: &Value) {
-        assert_eq!(self.ask("POST", path, resource).await.status(), 201);
+    pub async fn create_user(&self, mut user: Value) {
+        user["schemas"] = json!(["urn:ietf:params:scim:schemas:core:2.0:User"]);
+        assert_eq!(self.ask("POST", "/Users", &user).await.status(), 201);
+    }
+
+    pub async fn create_group(&self, name: &str) {
+        let group = json!({"schemas": ["urn:ietf:params:scim:schemas:core:2.0:Group"], "displayName": name});
+        assert_eq!(self.ask("POST", "/Groups", &group).await.status(), 201);
     }
 
     /// All users or groups.
@@ -84,8 +90,15 @@ impl Idp {
         users[0].clone()
     }
 
+    /// The ids of who is in a group.
+    pub async fn members(&self, name: &str) -> Vec<Value> {
+        let groups = self.all("/Groups").await;
+        let group = groups.iter().find(|group| group["displayName"] == name).expect("the group");
+        group["members"].as_array().into_iter().flatten().map(|member| member["value"].clone()).collect()
+    }
+
     /// The users' names and whether they are active, in order.
-    async fn active(&self) -> Vec<(String, bool)> {
+    pub async fn active(&self) -> Vec<(String, bool)> {
         let users = self.all("/Users").await;
         let mut users: Vec<_> = users.iter().map(|user| (user["userName"].as_str().unwrap().into(), user["active"] == true)).collect();
         users.sort();
@@ -160,7 +173,7 @@ async fn a_user_whom_the_idp_has_already_is_taken_over_whatever_the_name_holds()
     let Some(idp) = Idp::start().await else { return };
     let odd = r#"o"brien\ or userName pr+1@b.example"#;
     for name in ["Grace@B.example", odd, "bystander@b.example"] {
-        idp.create("/Users", &json!({"schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"], "userName": name, "active": false})).await;
+        idp.create_user(json!({"userName": name, "active": false})).await;
     }
     let system = System::new("scim_existing").await;
     let _worker = system.working(&system.config(&config(idp.address, ""))).await;
@@ -218,10 +231,8 @@ async fn a_deprovisioned_user_is_deleted_where_that_is_configured_and_deleting_a
 #[tokio::test]
 async fn a_user_whose_certification_expired_is_in_the_group_once() {
     let Some(idp) = Idp::start().await else { return };
-    let group = "urn:ietf:params:scim:schemas:core:2.0:Group";
-    for name in ["Re-certification", "Others"] {
-        idp.create("/Groups", &json!({"schemas": [group], "displayName": name})).await;
-    }
+    idp.create_group("Re-certification").await;
+    idp.create_group("Others").await;
     let system = System::new("scim_group").await;
     let _worker = system.working(&system.config(&config(idp.address, "group = \"Re-certification\""))).await;
     let ingest = system.ingest().await;
@@ -232,10 +243,7 @@ async fn a_user_whose_certification_expired_is_in_the_group_once() {
     system.drained(3).await;
     let id = idp.only_user().await["id"].clone();
     for _replay in 0..2 {
-        let groups = idp.all("/Groups").await;
-        let members = |name: &str| groups.iter().find(|group| group["displayName"] == name).unwrap()["members"].clone();
-        let values: Vec<_> = members("Re-certification").as_array().unwrap().iter().map(|member| member["value"].clone()).collect();
-        assert_eq!((values, members("Others")), (vec![id.clone()], Value::Null));
+        assert_eq!((idp.members("Re-certification").await, idp.members("Others").await), (vec![id.clone()], Vec::new()));
         assert_eq!(system.execute(&format!("{REPLAY} and event_seq = (select max(event_seq) from sluice.deliveries)")).await, 1);
         system.drained(3).await;
     }
