@@ -10,16 +10,17 @@ mod http;
 #[path = "../tests/sinks/stub_salesforce.rs"]
 mod stub;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use stub::{Org, Stub};
 
 #[tokio::main]
-async fn main() {
+async fn main() -> ExitCode {
     let address = std::env::args().nth(1).and_then(|address| address.parse().ok());
     let Some(address) = address else {
         eprintln!("say where to listen, such as 127.0.0.1:8400");
-        std::process::exit(2);
+        return ExitCode::from(2);
     };
     let stub = Stub::start(address, Arc::new(Org::default())).await;
     eprintln!("a stub of Salesforce at http://{}: client {}, secret {}", stub.address, stub::CLIENT_ID, stub::CLIENT_SECRET);

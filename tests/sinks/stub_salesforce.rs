@@ -186,7 +186,8 @@ impl State {
         }
         let steps: Vec<&str> = target.trim_start_matches('/').split('/').collect();
         let ["services", "data", version, place @ ..] = steps.as_slice() else { return self.no_such_place(target) };
-        if !version.strip_prefix('v').and_then(|version| version.strip_suffix(".0")).is_some_and(|major| major.parse::<u32>().is_ok()) {
+        let major = version.strip_prefix('v').and_then(|version| version.strip_suffix(".0"));
+        if major.is_none_or(|major| major.parse::<u32>().is_err()) {
             return self.no_such_place(target);
         }
         if !self.is_authorized(request) {
