@@ -11,7 +11,6 @@ pub struct Args {
     what: What,
 }
 
-/// With MINDTICKLE_API_TOKEN, and MINDTICKLE_COMPANY_ID to register; both can stand in [mindtickle] of the config, too.
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Have events sent to a URL; prints the new webhook's id

@@ -83,6 +83,9 @@ pub enum Command {
     /// Look for what is wrong: config, database, workers, sinks, and signs of trouble at the provider
     Doctor(doctor::Args),
     /// The provider's own API: its webhooks
+    ///
+    /// With MINDTICKLE_API_TOKEN, and MINDTICKLE_COMPANY_ID to register; both can stand in the config, too, as `token` and
+    /// `company_id` of `[mindtickle]`.
     Mindtickle(mindtickle::Args),
     /// Look at the config
     Config(config::Args),
