@@ -1,7 +1,7 @@
 //! Slack and Teams, from a signed event to what a stub of theirs was posted. No such server can be had: the stub notes each message, and the
 //! tests hold it against the published shapes and limits; what the real services answer, the stub's script answers.
 
-use crate::client::Event;
+use crate::client::{Event, store_all};
 use crate::sink::{Reply, Sink as Stub};
 use crate::system::{System, eventually};
 use serde_json::{Value, json};
@@ -151,25 +151,27 @@ async fn what_slack_answers_decides_what_becomes_of_a_delivery() {
     messages("slack", &stub);
 }
 
-#[tokio::test]
-async fn all_that_comes_while_slack_is_away_is_told_afterwards() {
-    let system = System::new("slack_away").await;
-    let mut stub = Stub::answering(200).await;
-    let keys = "retry = { initial = \"10ms\" }\nbreaker = { rest = \"50ms\" }";
-    let _worker = system.working(&system.config(&config("slack", &stub, keys))).await;
-    let ingest = system.ingest().await;
-    let mut client = ingest.client();
-    for n in 0..300 {
-        client.store(&quiz(&format!("evt_{n}"), &format!("u-{}", n % 30), n)).await;
-        if n == 100 {
-            stub.go_down().await;
-        }
+#[tokio::test(flavor = "multi_thread")]
+async fn all_messages_are_there_after_the_service_was_gone_in_the_middle_of_5_000() {
+    const COUNT: usize = 5000;
+    for kind in ["slack", "teams"] {
+        let system = System::new(&format!("{kind}_gone")).await;
+        let mut stub = Stub::answering(200).await;
+        let keys = "retry = { initial = \"10ms\", cap = \"500ms\", max_attempts = 100 }\nbreaker = { rest = \"50ms\", cap = \"500ms\" }";
+        let _worker = system.working(&system.config(&config(kind, &stub, keys))).await;
+        let ingest = system.ingest().await;
+        let list = |user: usize| (0..COUNT / 10).map(|n| quiz(&format!("u-{user}:{n}"), &format!("u-{user}"), 1)).collect();
+        let storing = tokio::spawn(store_all(ingest.address, (0..10).map(list).collect()));
+        eventually("some are told", async || stub.successes().len() > 500).await;
+        stub.go_down().await;
+        storing.await.expect("all are stored");
+        assert!(system.count("pending").await > 0, "{kind}: nothing was left for the time after");
+        stub.up().await;
+        system.drained(COUNT as i64).await;
+        assert_eq!(stub.successes().len(), COUNT, "{kind}");
+        stub.assert_in_order();
+        messages(kind, &stub);
     }
-    stub.up().await;
-    system.drained(300).await;
-    let successes = stub.successes();
-    assert_eq!(successes.len(), 300, "all are there");
-    messages("slack", &stub);
 }
 
 #[tokio::test]

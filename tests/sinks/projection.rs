@@ -1,12 +1,16 @@
 //! `kind = "projection"`, against a real Postgres.
 
-use crate::client::Event;
-use crate::system::{System, eventually};
+use crate::client::{Event, store_all};
+use crate::private;
+use crate::system::{System, eventually, free_port};
 use chrono::{DateTime, Utc};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
+use sluice::dev::PrivatePostgres;
 use sluice::sink::projection::observe;
 use sluice::store::projections::{Observation, apply_all};
 
@@ -149,4 +153,37 @@ async fn any_order_and_any_repetition_of_the_same_events_leave_the_same_figures(
         }
         assert_eq!(system.value::<String>(FIGURES).await, in_order, "{repeated:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_figures_are_there_after_the_database_was_killed_in_the_middle_of_5_000() {
+    const COUNT: usize = 5000;
+    let (dir, port) = (private::folder(), free_port());
+    let start = async || {
+        let mut options = private::options();
+        options.port = Some(port);
+        PrivatePostgres::start(dir.path(), options).await.expect("a private Postgres starts")
+    };
+    let postgres = start().await;
+    let system = System::on(postgres.url()).await;
+    system.migrate().await;
+    // Slow enough to have a middle.
+    let keys = "concurrency = 1\nrate = 2000\nretry = { initial = \"10ms\", cap = \"500ms\", max_attempts = 100 }\n";
+    let _worker = system.working(&system.config(&format!("{SINK}{keys}"))).await;
+    let ingest = system.ingest().await;
+    let completed = |user: usize, n: usize| {
+        let data = json!({ "userId": format!("u-{user}"), "courseId": format!("c-{n}"), "score": n });
+        event(&format!("u-{user}:{n}"), "course.completed", &data)
+    };
+    let list = |user: usize| (0..COUNT / 10).map(|n| completed(user, n)).collect();
+    store_all(ingest.address, (0..10).map(list).collect()).await;
+    eventually("some are applied", async || system.value::<i64>("select count(*) from sluice.course_completions").await > 200).await;
+    let pid = std::fs::read_to_string(dir.path().join("pgdata/postmaster.pid")).expect("it runs");
+    let pid = pid.lines().next().and_then(|pid| pid.trim().parse().ok()).expect("a process");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
+    drop(postgres);
+    let _postgres = start().await;
+    system.drained(COUNT as i64).await;
+    let figures = "select concat_ws(' ', count(*), sum(score)) from sluice.course_completions";
+    assert_eq!(system.value::<String>(figures).await, format!("{COUNT} {}", 10 * (0..500).sum::<i32>()));
 }

@@ -1,7 +1,9 @@
 //! Every recipe of `recipes/`: checked, tried out on paper by `sluice route test`, and run as it stands through real processes. A recipe that
 //! is not in the table fails the tests.
 
+use crate::mailbox::Mailbox;
 use crate::messages::messages;
+use crate::s3::S3;
 use crate::scim;
 use crate::sink::Sink as Stub;
 use crate::system::{Ingest, Process, System, eventually, free_port};
@@ -86,7 +88,7 @@ fn recipes() -> Vec<Recipe> {
             env: &[("SCIM_TOKEN", "t0k3n")],
             sink: ("idp", "scim"),
             taken: ("user.provisioned", json!({ "userId": "u-1", "email": "u-1@example.com", "role": "learner", "teamId": "t-7" })),
-            request: &["GET http://127.0.0.1:8101/…", "authorization: (configured)", "u-1@example.com"],
+            request: &["GET http://127.0.0.1:8101/…/Users?filter=userName", "POST", "PATCH", "authorization: (configured)"],
             left: ("course.completed", json!({ "userId": "u-1", "courseId": "c-7" })),
             because: not_subscribed,
         },
@@ -105,11 +107,6 @@ fn recipes() -> Vec<Recipe> {
             sink: ("archive", "archive"),
             taken: ("user.deprovisioned", json!({ "userId": "u-1", "email": "u-1@example.com", "reason": "left" })),
             request: &["PUT", "evt_test.json", r#""reason":"left""#],
-            name: "idp-scim",
-            env: &[],
-            sink: ("idp", "scim"),
-            taken: ("user.deprovisioned", json!({ "userId": "u-1", "email": "u-1@example.com" })),
-            request: &["GET http://127.0.0.1:8101/…/Users?filter=userName", "PATCH", r#""path":"active","value":false"#],
             left: ("course.completed", json!({ "userId": "u-1", "courseId": "c-7" })),
             because: not_subscribed,
         },
@@ -335,4 +332,29 @@ async fn the_recipe_manager_teams_shows_a_stub_of_teams_a_card_of_each_expired_c
     let mut said: Vec<String> = messages("teams", &stub).iter().map(text).collect();
     said.sort();
     assert_eq!(said, ["u-11: MEDDIC, to be renewed by 2026-12-20T10:00:00Z", "u-5: MEDDIC, to be renewed by 2026-12-20T10:00:00Z"]);
+}
+
+#[tokio::test]
+async fn the_recipe_manager_email_as_it_stands_leaves_mails_in_the_managers_mailbox() {
+    let Some(mailbox) = Mailbox::start().await else { return };
+    let url = format!("smtp://{}", mailbox.address());
+    let running = Running::start("manager_email", &file("manager-email"), &[("SMTP_URL", &url)]).await;
+    running.assert_delivered(4).await;
+    let mut subjects: Vec<String> = mailbox.mails().iter().map(|mail| mail["headers"]["subject"].as_str().unwrap().to_owned()).collect();
+    subjects.sort();
+    let (expired, low) = subjects.split_at(2);
+    assert_eq!(low, ["Low score in Objection Handling"; 2]);
+    assert!(expired.iter().all(|subject| subject.starts_with("Certification expired: MEDDIC")), "{expired:?}");
+}
+
+#[tokio::test]
+async fn the_recipe_archive_s3_as_it_stands_keeps_what_is_known_of_those_who_left() {
+    let Some(s3) = S3::start().await else { return };
+    let running = Running::start("archive_s3", &file("archive-s3"), &[("S3_ENDPOINT", &format!("http://{}", s3.peer.address))]).await;
+    running.assert_delivered(2).await;
+    let ids = "select string_agg(event_id, ' ' order by event_id) from sluice.events where type = 'user.deprovisioned'";
+    let ids: String = running.system.value(ids).await;
+    let keys = s3.keys().await;
+    let stems: Vec<&str> = keys.iter().map(|key| key.rsplit('/').next().unwrap().trim_end_matches(".json")).collect();
+    assert_eq!(stems.join(" "), ids);
 }
