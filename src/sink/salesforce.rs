@@ -14,7 +14,7 @@
 //! | says `SERVER_UNAVAILABLE`; answers 408, 502, 503, 504; cannot be resolved or reached; breaks off | trouble of the sink |
 //! | answers 300 (several records have the external id); says `INVALID_FIELD`, `REQUIRED_FIELD_MISSING`, `FIELD_CUSTOM_VALIDATION_EXCEPTION`, `DUPLICATES_DETECTED`, `STRING_TOO_LONG` …; answers another 4xx | permanent |
 //!
-//! Which code is what: [`refusal`]. A request that is refused as a whole is halved until the record at fault is alone; after an answer that is
+//! Which code is what: `refusal`. A request that is refused as a whole is halved until the record at fault is alone; after an answer that is
 //! about the sink, the rest of the batch is not sent: it fares alike.
 
 pub mod record;

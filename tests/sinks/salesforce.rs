@@ -89,16 +89,17 @@ async fn a_completed_course_is_read_back_from_the_org_and_neither_redelivery_nor
     system.drained(2).await;
     assert_eq!(fate(&system, "e3").await.0, "skipped");
     for replay in 0..2 {
-        let state = stub.state();
-        assert_eq!((state.writes["acme:u1:c1"], state.records.len()), (replay + 1, 2));
-        let record = state.record("acme:u1:c1").cloned().unwrap();
-        let expected = json!({
-            "Id": record["Id"], "User_Id__c": "u1", "Course_Id__c": "c1", "Course_Name__c": "Intro", "Score__c": 92.0,
-            "Completed_At__c": "2026-01-02T03:04:05.000Z", "Status__c": "Completed",
-        });
-        assert_eq!(Value::Object(record), expected);
-        assert!(state.record("acme:../ü 100%25/x?y#z:c1").is_some(), "{:?}", state.records.keys());
-        drop(state);
+        {
+            let state = stub.state();
+            assert_eq!((state.writes["acme:u1:c1"], state.records.len()), (replay + 1, 2));
+            let record = state.record("acme:u1:c1").cloned().unwrap();
+            let expected = json!({
+                "Id": record["Id"], "User_Id__c": "u1", "Course_Id__c": "c1", "Course_Name__c": "Intro", "Score__c": 92.0,
+                "Completed_At__c": "2026-01-02T03:04:05.000Z", "Status__c": "Completed",
+            });
+            assert_eq!(Value::Object(record), expected);
+            assert!(state.record("acme:../ü 100%25/x?y#z:c1").is_some(), "{:?}", state.records.keys());
+        }
         assert_eq!(system.execute("update sluice.deliveries set status = 'pending' where status = 'delivered'").await, 2);
         system.drained(2).await;
     }
@@ -323,9 +324,8 @@ async fn sessions_that_end_midway_are_renewed_by_either_grant_and_cost_no_attemp
         stub.state().end_sessions();
         system.drained(200).await;
         assert_eq!(stub.state().records.len(), 200);
-        let state = stub.state();
-        let (tokens, upserts) = (state.tokens_given, state.upserts.len());
-        drop(state);
+        let tokens = stub.state().tokens_given;
+        let upserts = stub.state().upserts.len();
         assert!(tokens > 1 && tokens >= upserts / 3, "{tokens} tokens for {upserts} upserts");
         assert_eq!(system.value::<i64>("select count(*) from sluice.attempts").await, 0, "{grant}");
         assert_no_complaint(&stub);
