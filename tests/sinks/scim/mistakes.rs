@@ -8,7 +8,7 @@ fn a_mistake_in_the_config_is_told_at_its_place_and_repeats_no_value() {
     let oauth = "[sink.oauth]\ntoken_url = \"https://h/\"\nclient_id = \"x\"\nclient_secret = \"hunter2\"";
     for (marked, says) in [
         ("‸[[sink]]\nname = \"a\"\nkind = \"scim\"\ntoken = \"hunter2\"".to_owned(), "`url` of this sink is missing"),
-        (sink(&format!("token = \"hunter2\"\nurl = ‸\"https://h/hunter2?x=1\"")), "must not have a `?…` at its end"),
+        (sink("token = \"hunter2\"\nurl = ‸\"https://h/hunter2?x=1\""), "must not have a `?…` at its end"),
         (sink(url).replacen("[[sink]]", "‸[[sink]]", 1), "`token` of this sink is missing"),
         (sink(&format!("{url}\ntoken = ‸\"hunter2\"\n{oauth}")), "beside [sink.oauth]"),
         (sink(&format!("{url}\ntoken = \"x\"\non_deprovision = ‸\"hunter2\"")), "must be \"deactivate\" or \"delete\""),

@@ -27,7 +27,8 @@ impl StubIdp {
     async fn start(script: Script) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let listener = TcpListener::bind(address).await.unwrap();
-        let (asked, wrong): (Arc<Mutex<Vec<Message>>>, Arc<Mutex<Vec<String>>>) = Default::default();
+        let asked: Arc<Mutex<Vec<Message>>> = Arc::default();
+        let wrong: Arc<Mutex<Vec<String>>> = Arc::default();
         let ledgers = (Arc::clone(&asked), Arc::clone(&wrong));
         let mut serving = JoinSet::new();
         serving.spawn(async move {
