@@ -5,10 +5,10 @@
 //! library has no budget of steps; so length, nesting of macros and payload are limited here.
 
 use cel::common::ast::{EntryExpr, Expr, IdedEntryExpr, IdedExpr};
-use cel::{Context, ExecutionError, Program};
+use cel::{Context, Env, ExecutionError, Program};
 use serde_json::{Map, Value};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Longest expression.
 const SOURCE_BYTES_MAX: usize = 4096;
@@ -150,12 +150,15 @@ impl Subject<'_> {
     }
 
     fn of(event: &Value, meta: &Value) -> Self {
-        let mut context = Context::default();
+        let mut context = Context::with_env(Arc::clone(&LIBRARY));
         context.add_variable_from_value("event", to_cel(event));
         context.add_variable_from_value("meta", to_cel(meta));
         Self { context }
     }
 }
+
+/// CEL's own functions. To list them anew costs more than most expressions do.
+static LIBRARY: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 /// JSON as CEL sees it. Whole numbers become `int`: the library's own conversion makes positive ones `uint`, which does not add up with
 /// the literals of an expression.
@@ -237,7 +240,7 @@ const TYPES: [&str; 11] = ["bool", "bytes", "double", "duration", "int", "list",
 /// Whether there is such a function. The library keeps no list, but it tells a call that does not fit from one of a name it does not know.
 fn is_function(name: &str) -> bool {
     let is_word = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && !name.starts_with('_');
-    let context = Context::default();
+    let context = Context::with_env(Arc::clone(&LIBRARY));
     let is_unknown = |call: String| {
         let called = Program::compile(&call).map(|program| program.execute(&context));
         matches!(called, Ok(Err(ExecutionError::UndeclaredReference(_))))

@@ -63,7 +63,8 @@ impl Template {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        // So that what a macro or a block has made counts as escaped already.
+        environment.set_auto_escape_callback(|_| AutoEscape::Custom(NAME.into()));
         environment.set_formatter(move |out, _, value| {
             let text = value.to_string();
             // What the template itself declares safe is its author's.
@@ -136,11 +137,16 @@ fn escaped(text: &str, escape: Escape) -> String {
             ('&', Escape::Slack) => escaped.push_str("&amp;"),
             ('<', Escape::Slack) => escaped.push_str("&lt;"),
             ('>', Escape::Slack) => escaped.push_str("&gt;"),
-            (char, _) if char.is_control() => escaped.push(' '),
+            (char, _) if char.is_control() || moves_text(char) => escaped.push(' '),
             (char, _) => escaped.push(char),
         }
     }
     escaped
+}
+
+/// Separators of lines and paragraphs, and what turns the direction of the text around it: a name could pass for another.
+fn moves_text(char: char) -> bool {
+    matches!(char, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Takes no more than a message may have.
@@ -178,6 +184,22 @@ mod tests {
         assert_eq!(render(source, Escape::Slack).unwrap(), format!("<b> u-1 &lt;!channel&gt; &amp; co  Bcc: x{tail}"));
         assert_eq!(render(source, Escape::Plain).unwrap(), format!("<b> u-1 <!channel> & co  Bcc: x{tail}"));
         assert_eq!(render("{{ '<' ~ event.data.userId[4:13] }}", Escape::Slack).unwrap(), "&lt;&lt;!channel");
+    }
+
+    #[test]
+    fn what_a_macro_or_a_block_makes_is_escaped_once_and_the_templates_own_text_never() {
+        for source in [
+            "{% set who %}<b>{{ event.data.userId }}{% endset %}{{ who }}",
+            "{% macro who(u) %}<b>{{ u }}{% endmacro %}{{ who(event.data.userId) }}",
+        ] {
+            assert_eq!(render(source, Escape::Slack).unwrap(), "<b>u-1 &lt;!channel&gt; &amp; co  Bcc: x", "{source}");
+        }
+    }
+
+    #[test]
+    fn no_character_of_an_event_begins_a_line_or_turns_the_text_around() {
+        assert_eq!(escaped("a\u{2028}b\u{2029}c\u{202E}d\u{2066}e\u{7}f", Escape::Plain), "a b c d e f");
+        assert_eq!(escaped("käse 😀", Escape::Plain), "käse 😀");
     }
 
     #[test]

@@ -68,8 +68,7 @@ impl Sink for ProjectionSink {
                         observations.push(observation);
                         None
                     }
-                    Err(Unmapped::Type) => Some(Outcome::Skipped { reason: Unmapped::Type.to_string() }),
-                    Err(error) => Some(Outcome::Failed(Failure::permanent(error.to_string()))),
+                    Err(unmapped) => Some(unobserved(&unmapped)),
                 })
                 .collect();
             let applied = if observations.is_empty() { Ok(Vec::new()) } else { self.apply(&observations).await };
@@ -87,8 +86,24 @@ impl Sink for ProjectionSink {
         })
     }
 
+    /// There is no request: what it would find in the payload.
+    fn preview(&self, delivery: &Delivery) -> Result<String, Outcome> {
+        match observe(&delivery.payload, delivery.seq, delivery.received_at) {
+            Ok(observation) => Ok(format!("{:#?}", observation.figure)),
+            Err(unmapped) => Err(unobserved(&unmapped)),
+        }
+    }
+
     fn batch_max(&self) -> usize {
         BATCH_MAX
+    }
+}
+
+/// What becomes of an event that says nothing of the tables.
+fn unobserved(unmapped: &Unmapped) -> Outcome {
+    match unmapped {
+        Unmapped::Type => Outcome::Skipped { reason: unmapped.to_string() },
+        _ => Outcome::Failed(Failure::permanent(unmapped.to_string())),
     }
 }
 

@@ -66,10 +66,11 @@ impl Sink for SlackSink {
 /// The message: `text` is what notifications show, `blocks` what the channel does.
 fn message(text: &str, event_id: &str) -> Value {
     let text = fitted(text);
+    // `verbatim`: what looks like a link, a channel or a mention does not become one.
     json!({
         "text": text,
         "blocks": [
-            { "type": "section", "text": { "type": "mrkdwn", "text": text } },
+            { "type": "section", "text": { "type": "mrkdwn", "text": text, "verbatim": true } },
             // Plain text, in which nothing is a mention.
             { "type": "context", "elements": [{ "type": "plain_text", "text": format!("Event {event_id}"), "emoji": false }] },
         ],

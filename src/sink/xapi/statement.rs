@@ -191,8 +191,10 @@ fn number(number: f64) -> Value {
 /// One step of an IRI: all but unreserved characters percent-encoded, so that no id can end its step.
 fn encoded(step: &str) -> String {
     let mut encoded = String::with_capacity(step.len());
+    // Steps of dots alone would lead elsewhere.
+    let leads_elsewhere = matches!(step, "." | "..");
     for byte in step.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        if byte.is_ascii_alphanumeric() || (b"-._~".contains(&byte) && !leads_elsewhere) {
             encoded.push(byte as char);
         } else {
             // Writing to a text cannot fail.
