@@ -106,8 +106,8 @@ async fn the_signature_is_one_that_a_strict_store_takes_and_a_wrong_secret_or_bu
 }
 
 #[tokio::test]
-async fn all_objects_are_there_after_the_connections_to_the_store_were_cut_and_its_answers_lost_in_the_middle_of_2_000() {
-    const COUNT: usize = 2000;
+async fn all_objects_are_there_after_the_connections_to_the_store_were_cut_and_its_answers_lost_in_the_middle_of_5_000() {
+    const COUNT: usize = 5000;
     let Some(s3) = S3::start().await else { return };
     let proxy = Proxy::start(s3.peer.address).await;
     let system = System::new("archive_cut").await;
@@ -124,6 +124,8 @@ async fn all_objects_are_there_after_the_connections_to_the_store_were_cut_and_i
         proxy.break_off();
     }
     storing.await.unwrap();
+    // Moto serves some two hundred a second: all of them take longer than a test waits for one thing.
+    eventually("half of them are delivered", async || system.count("delivered").await > COUNT as i64 / 2).await;
     system.drained(COUNT as i64).await;
     assert_eq!(s3.keys().await.len(), COUNT);
     let there: i64 = system.value("select count(*) from sluice.deliveries where last_status = 412").await;
