@@ -31,7 +31,7 @@ insert into sluice.watchdog default values;
 
 comment on table  sluice.watchdog is 'One row: what [mindtickle] watchdog saw at the provider. It asks from one worker at a time: whoever claims the round.';
 comment on column sluice.watchdog.only_row is 'True: there is one row.';
-comment on column sluice.watchdog.claimed_at is 'When a worker last took a round on; null: the watchdog has never been on.';
+comment on column sluice.watchdog.claimed_at is 'When a worker last took a round on; null: the watchdog has never been on, or the last round was cut short; then it is anybody''s turn.';
 comment on column sluice.watchdog.ended_at is 'When that round ended; the next is due one interval later. Null: it is under way, or its worker died; then another takes over after five minutes more.';
 comment on column sluice.watchdog.worker is 'Which worker that was: host:pid.';
 comment on column sluice.watchdog.checked_at is 'When the provider last answered.';

@@ -70,7 +70,13 @@ impl Args {
                 let webhook = api.register(url, &events, company).await?;
                 output.one(&webhook, "registered");
             }
-            What::List { output } => output.all(&api.list().await?),
+            What::List { output } => {
+                let list = api.list().await?;
+                if let Some(unseen) = &list.unseen {
+                    eprintln!("sluice: note: {unseen}");
+                }
+                output.all(&list.webhooks);
+            }
             What::Reactivate { id, output } => output.one(&api.reactivate(id).await?, "re-activated"),
             What::Subscribe { id, events, output } => {
                 note_unknown(events);

@@ -1,7 +1,7 @@
 //! Calls to the provider's API, one at a time, within its limits.
 
 use super::limiter::Limiter;
-use super::webhook::{Webhook, WebhookId};
+use super::webhook::{List, Webhook, WebhookId};
 use super::words::words;
 use crate::clock;
 use crate::config::{Mindtickle, TOKEN_VARIABLE};
@@ -80,9 +80,9 @@ impl Api {
     }
 
     /// All webhooks that the token shows.
-    pub async fn list(&self) -> Result<Vec<Webhook>, ApiError> {
+    pub async fn list(&self) -> Result<List, ApiError> {
         let answer = self.call(Method::GET, "", None).await?;
-        let list = answer.json().as_ref().and_then(Webhook::read_list);
+        let list = answer.json().as_ref().and_then(List::read);
         list.ok_or_else(|| self.unreadable(&answer, "no list of webhooks"))
     }
 

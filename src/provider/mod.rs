@@ -25,4 +25,4 @@ pub mod webhook;
 pub mod words;
 
 pub use api::{Api, ApiError};
-pub use webhook::{Webhook, WebhookId};
+pub use webhook::{List, Webhook, WebhookId};

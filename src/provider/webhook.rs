@@ -28,15 +28,39 @@ impl Webhook {
         Some(Self { webhook_id, url: text(&value["url"]), status: text(&value["status"]), events, company_id: text(&value["companyId"]) })
     }
 
-    /// A list: by itself, or within an object as `webhooks`, `data` or `items`. `None`: it is none, or holds what is no webhook.
-    pub fn read_list(value: &Value) -> Option<Vec<Self>> {
-        let list = value.as_array().or_else(|| ["webhooks", "data", "items"].into_iter().find_map(|key| value[key].as_array()));
-        list?.iter().map(Self::read).collect()
-    }
-
     /// Whether the provider has switched it off by itself. One that somebody switched off is not ours to switch on.
     pub fn is_suspended(&self) -> bool {
         self.status.as_ref().is_some_and(|status| status.eq_ignore_ascii_case("suspended"))
+    }
+}
+
+/// What the provider lists.
+#[derive(Debug, Clone, PartialEq)]
+pub struct List {
+    pub webhooks: Vec<Webhook>,
+    /// What of the list is not among them, for people.
+    pub unseen: Option<String>,
+}
+
+impl List {
+    /// A list: by itself, or within an object as `webhooks`, `data` or `items`. `None`: it is none, or holds no webhook but something else.
+    pub fn read(value: &Value) -> Option<Self> {
+        let list = value.as_array().or_else(|| ["webhooks", "data", "items"].into_iter().find_map(|key| value[key].as_array()))?;
+        let webhooks: Vec<Webhook> = list.iter().filter_map(Webhook::read).collect();
+        let unread = list.len() - webhooks.len();
+        if webhooks.is_empty() && unread > 0 {
+            return None;
+        }
+        let has_next = ["next", "nextPage", "nextPageToken", "nextCursor", "next_page", "next_cursor"]
+            .into_iter()
+            .any(|key| text(&value[key]).is_some_and(|next| !next.is_empty()) || value[key].is_object());
+        let has_more = has_next || value["hasMore"] == true || value["total"].as_u64().is_some_and(|total| total > list.len() as u64);
+        let unseen = match (unread, has_more) {
+            (0, false) => None,
+            (0, true) => Some("the provider has more webhooks than it lists at once: the others were not seen".into()),
+            _ => Some(format!("{unread} of the listed webhooks have no id that is understood here, and were not seen")),
+        };
+        Some(Self { webhooks, unseen })
     }
 }
 
@@ -83,13 +107,30 @@ mod tests {
         let webhook = json!({"webhookId": "wh_1", "url": "https://in.example/x", "status": "Suspended", "events": ["quiz.submitted"]});
         for list in [json!([webhook]), json!({"webhooks": [webhook]}), json!({"total": 1, "data": [webhook]}), json!({"items": [webhook]})]
         {
-            let read = Webhook::read_list(&list).unwrap();
-            assert!(read.len() == 1 && read[0].is_suspended() && read[0].webhook_id.to_string() == "wh_1", "{list}");
+            let List { webhooks, unseen } = List::read(&list).unwrap();
+            assert!(webhooks.len() == 1 && webhooks[0].is_suspended() && webhooks[0].webhook_id.to_string() == "wh_1", "{list}");
+            assert_eq!(unseen, None, "{list}");
         }
-        assert_eq!(Webhook::read_list(&json!({"webhooks": []})), Some(vec![]));
+        assert_eq!(List::read(&json!({"webhooks": []})), Some(List { webhooks: vec![], unseen: None }));
         for none in [json!("x"), json!({}), json!([{"url": "https://in.example"}]), json!([{"id": "../x"}]), json!(null)] {
-            assert_eq!(Webhook::read_list(&none), None, "{none}");
+            assert_eq!(List::read(&none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn what_of_a_list_was_not_seen_is_told_and_hides_nothing_else() {
+        let webhook = json!({"webhookId": "wh_1"});
+        for (list, told) in [
+            (json!([webhook, {"webhookId": "b64=="}]), "1 of the listed webhooks"),
+            (json!({"data": [webhook], "nextPageToken": "x"}), "more webhooks than it lists"),
+            (json!({"data": [webhook], "next": {"href": "/2"}}), "more webhooks than it lists"),
+            (json!({"items": [webhook], "hasMore": true}), "more webhooks than it lists"),
+            (json!({"items": [webhook], "total": 2}), "more webhooks than it lists"),
+        ] {
+            let List { webhooks, unseen } = List::read(&list).unwrap();
+            assert!(webhooks.len() == 1 && unseen.is_some_and(|unseen| unseen.contains(told)), "{list}");
+        }
+        assert_eq!(List::read(&json!({"items": [webhook], "next": null, "nextPageToken": "", "total": 1})).unwrap().unseen, None);
     }
 
     #[test]

@@ -48,7 +48,11 @@ pub async fn server(conn: &mut PgConnection) -> Result<Server, sqlx::Error> {
                        from pg_db_role_setting s
                        left join pg_roles r on r.oid = s.setrole
                        left join pg_database d on d.oid = s.setdatabase
-                      where (s.setdatabase = 0 or d.datname = current_database()) and 'synchronous_commit=off' = any (s.setconfig)
+                      where (s.setdatabase = 0 or d.datname = current_database()) and exists (
+                            -- As it was written: `false` is off, too.
+                            select from unnest(s.setconfig) as setting
+                             where setting like 'synchronous\_commit=%'
+                               and lower(split_part(setting, '=', 2)) in ('off', 'false', 'no', '0'))
                       order by 1) as "asynchronous_for!",
                current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint as "connections_max!",
                (select coalesce(sum(numbackends), 0)::bigint from pg_stat_database) as "connections!"

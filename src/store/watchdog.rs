@@ -47,6 +47,8 @@ pub struct Round {
     pub reactivated: Vec<String>,
     /// Why it did not do all of its work.
     pub error: Option<String>,
+    /// Its worker ends: the rest of it is for the next worker that looks, at once.
+    pub is_cut_short: bool,
 }
 
 /// Ends a round, and writes down what it saw.
@@ -54,8 +56,8 @@ pub async fn record(conn: &mut PgConnection, round: &Round) -> Result<(), sqlx::
     sqlx::query!(
         r#"
         update sluice.watchdog
-           set ended_at = now(), checked_at = case when $1::int is null then checked_at else now() end,
-               webhooks = coalesce($1, webhooks), suspended = coalesce($2, suspended), error = $3,
+           set ended_at = now(), claimed_at = case when $5 then null else claimed_at end, checked_at = case when $1::int is null then checked_at else now() end,
+               webhooks = coalesce($1, webhooks), suspended = coalesce($2, suspended), error = case when $5 then coalesce($3, error) else $3 end,
                reactivations = reactivations + cardinality($4::text[]),
                reactivated_at = case when cardinality($4::text[]) = 0 then reactivated_at else now() end,
                reactivated = case when cardinality($4::text[]) = 0 then reactivated else $4 end
@@ -64,6 +66,7 @@ pub async fn record(conn: &mut PgConnection, round: &Round) -> Result<(), sqlx::
         round.seen.map(|(_, suspended)| suspended),
         round.error,
         &round.reactivated,
+        round.is_cut_short,
     )
     .execute(conn)
     .await?;

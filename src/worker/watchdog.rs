@@ -5,7 +5,7 @@
 
 use super::Shared;
 use crate::config::Mindtickle;
-use crate::provider::{Api, ApiError, Webhook};
+use crate::provider::{Api, ApiError, List, Webhook};
 use crate::store::watchdog::{self, Round};
 use metrics::{Counter, Gauge, counter, gauge};
 use std::sync::Arc;
@@ -77,11 +77,17 @@ impl Watchdog {
                 return LOOK_MAX;
             }
         }
-        let round = tokio::select! {
-            round = timeout(ROUND_MAX, self.round()) => round.unwrap_or_else(|_| Round { error: Some("it took too long".into()), ..Round::default() }),
-            // Ended here, so that another worker need not wait for it to be over.
-            () = shared.shutdown.begun() => Round::default(),
+        // Outlives what is broken off below: what was done is done.
+        let mut round = Round::default();
+        let is_over = tokio::select! {
+            in_time = timeout(ROUND_MAX, self.round(&mut round)) => Some(in_time.is_ok()),
+            () = shared.shutdown.begun() => None,
         };
+        match is_over {
+            Some(true) => {}
+            Some(false) => round.error = Some("it took too long".into()),
+            None => round.is_cut_short = true,
+        }
         let recording = shared.control(async |conn| watchdog::record(conn, &round).await);
         let recorded = match shared.shutdown.is_begun() {
             true => timeout(LEAVE_MAX, recording).await.unwrap_or(Ok(())),
@@ -94,15 +100,18 @@ impl Watchdog {
     }
 
     /// Asks, and switches on what is suspended.
-    async fn round(&self) -> Round {
-        let webhooks = match self.api.list().await {
-            Ok(webhooks) => webhooks,
-            Err(error) => return self.failed(Round::default(), &error),
+    async fn round(&self, round: &mut Round) {
+        let List { webhooks, unseen } = match self.api.list().await {
+            Ok(list) => list,
+            Err(error) => return self.failed(round, error.to_string()),
         };
+        if let Some(unseen) = unseen {
+            self.failed(round, unseen);
+        }
         let watched: Vec<_> = webhooks.iter().filter(|webhook| self.is_watched(webhook)).collect();
         let suspended: Vec<_> = watched.iter().filter(|webhook| webhook.is_suspended()).collect();
         let count = |of: usize| i32::try_from(of).unwrap_or(i32::MAX);
-        let mut round = Round { seen: Some((count(watched.len()), count(suspended.len()))), ..Round::default() };
+        round.seen = Some((count(watched.len()), count(suspended.len())));
         self.metrics.suspended.set(suspended.len() as f64);
         for webhook in suspended {
             let id = &webhook.webhook_id;
@@ -112,19 +121,18 @@ impl Watchdog {
                     self.metrics.reactivated.increment(1);
                     round.reactivated.push(id.to_string());
                 }
-                Err(error) => round = self.failed(round, &error),
+                Err(error) => self.failed(round, error.to_string()),
             }
         }
         if round.error.is_none() {
             self.metrics.rounds.increment(1);
         }
-        round
     }
 
-    fn failed(&self, round: Round, error: &ApiError) -> Round {
-        tracing::warn!(%error, "the watchdog could not see to the provider's webhooks");
+    fn failed(&self, round: &mut Round, error: String) {
+        tracing::warn!(error, "the watchdog could not see to the provider's webhooks");
         self.metrics.failed.increment(1);
-        Round { error: Some(error.to_string()), ..round }
+        round.error = Some(error);
     }
 
     fn is_watched(&self, webhook: &Webhook) -> bool {
