@@ -4,7 +4,8 @@
 //! addresses and the same trusted certificates hold as for every other sink, and what the server, or somebody in between, said before the
 //! encryption is not taken for something that was said within it.
 
-use super::relay::{Reply, Step, Trouble};
+use super::relay::{Step, Trouble};
+use super::reply::Reply;
 use crate::config::{MailServer, Tls};
 use crate::delivery::{Blame, Failure};
 use crate::sink::OpenError;
