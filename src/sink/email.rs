@@ -19,7 +19,8 @@
 //!
 //! A mail server forgets what it has taken, so a try whose last answer was lost is sent again. Each try and replay has the same bytes and
 //! the same `Message-ID`, by which mailboxes can tell. While one recipient is put off (a full mailbox, greylisting), the others get the mail
-//! at once, and once: who has it is remembered, in this process, until all have it ([`taken`]). If a recipient is refused for good
+//! at once, and usually once: who has it is remembered until all have it ([`taken`]), but in this process alone, and of no more than 1,000
+//! mails. After a restart, or when the event's lane has moved to another worker, they get it again. If a recipient is refused for good
 //! the delivery is dead although others have the mail; its error says how many. A replay of it goes to all of them again.
 //!
 //! An event of a type without a text is skipped, and so is one for which `to` gives no address at all.
@@ -61,7 +62,12 @@ impl EmailSink {
         let owed: Vec<Address> = letter.to.iter().filter(|address| !have.contains(address)).cloned().collect();
         match self.relay.send(&letter, &owed).await {
             Ok(replies) => self.conclude(delivery, &letter, have, owed.into_iter().zip(replies)),
-            Err(failure) => Outcome::Failed(failure),
+            Err(failure) => {
+                if failure.blame == Blame::Permanent {
+                    self.taken.forget(delivery.idempotency_key);
+                }
+                Outcome::Failed(failure)
+            }
         }
     }
 
@@ -81,8 +87,10 @@ impl EmailSink {
             self.taken.forget(delivery.idempotency_key);
             return Outcome::Delivered { status: Some(250) };
         };
-        let blames = |blame: Blame| refused.iter().find(|(_, reply)| Step::Recipient.blame(reply) == blame).map(|(_, reply)| (blame, reply));
-        let (blame, told) = [Blame::Refused, Blame::RateLimit, Blame::Event].into_iter().find_map(blames).unwrap_or((Blame::Permanent, first));
+        let blames =
+            |blame: Blame| refused.iter().find(|(_, reply)| Step::Recipient.blame(reply) == blame).map(|(_, reply)| (blame, reply));
+        let (blame, told) =
+            [Blame::Refused, Blame::RateLimit, Blame::Event].into_iter().find_map(blames).unwrap_or((Blame::Permanent, first));
         let places = refused.iter().map(|(address, reply)| {
             let place = letter.to.iter().position(|to| to == address).unwrap_or_default() + 1;
             format!("{} to recipient {place}", reply.code)
@@ -94,13 +102,7 @@ impl EmailSink {
             letter.to.len(),
             places.collect::<Vec<_>>().join(", ")
         );
-        let failure = Failure {
-            blame,
-            status: Some(told.code),
-            error,
-            response: told.shown(),
-            retry_after: None,
-        };
+        let failure = Failure { blame, status: Some(told.code), error, response: told.shown(), retry_after: None };
         if blame == Blame::Permanent {
             self.taken.forget(delivery.idempotency_key);
         } else {
