@@ -22,6 +22,12 @@ const REST: Duration = Duration::from_secs(10);
 /// The longest wait that a sink's `Retry-After` can ask for.
 const RETRY_AFTER_MAX: Duration = HOUR;
 
+/// For one try.
+const TIMEOUT: Duration = Duration::from_secs(8);
+/// A mail server may look for viruses and spam before it says that it has the mail. Who does not wait sends it twice: RFC 5321 asks for ten
+/// minutes, but in a lane others wait behind.
+const EMAIL_TIMEOUT: Duration = Duration::from_secs(60);
+
 const HOUR: Duration = Duration::from_secs(3600);
 /// Waits between tries: at least something, lest it be a busy loop, at most what an operator could still be waiting for.
 const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(30 * 24 * 3600);
@@ -65,12 +71,15 @@ fn sink(entry: &Spanned<raw::Sink>, names: &mut Names) -> Result<Sink, Problem> 
         return Err(wrong(&raw.on_dead, "`on_dead = \"block\"` is not built yet: leave it at \"continue\""));
     }
     let rate = number("a number of tries a second, above 0 and at most 1000000", |rate| rate > 0.0 && rate <= 1e6);
+    let name = names.take(&raw.name, entry.span())?.into();
+    let kind = kind(entry)?;
+    let timeout = if matches!(kind, SinkKind::Email(_)) { EMAIL_TIMEOUT } else { TIMEOUT };
     Ok(Sink {
-        name: names.take(&raw.name, entry.span())?.into(),
-        kind: kind(entry)?,
+        name,
+        kind,
         events: list(&raw.events, "events", event_type)?,
         concurrency: read(&raw.concurrency, "concurrency", count(1..=10_000))?.unwrap_or(32),
-        timeout: read(&raw.timeout, "timeout", duration(Duration::from_millis(1)..=HOUR))?.unwrap_or(Duration::from_secs(8)),
+        timeout: read(&raw.timeout, "timeout", duration(Duration::from_millis(1)..=HOUR))?.unwrap_or(timeout),
         policy: policy(&raw.retry)?,
         ordered,
         on_dead_block,

@@ -87,6 +87,10 @@ fn an_empty_config_is_valid_and_has_the_documented_defaults() {
     assert_eq!((sink.policy.max_attempts, sink.policy.backoff.factor), (12, 3.0));
     assert_eq!((sink.policy.backoff.initial, sink.policy.backoff.cap), (Duration::from_secs(2), Duration::from_secs(3600)));
     assert_eq!(sink.breaker, Breaker { failures: 5, rest: Duration::from_secs(1), cap: Duration::from_secs(30) });
+    let email = "kind = \"email\"\nurl = \"smtp://mail.example\"\nfrom = \"a@b.example\"\nto = [\"c@d.example\"]";
+    for (more, expected) in [("", 60), ("\ntimeout = \"8s\"", 8)] {
+        assert_eq!(parse(&self::sink(&format!("{email}{more}"))).unwrap().sinks[0].timeout, Duration::from_secs(expected));
+    }
 }
 
 #[test]

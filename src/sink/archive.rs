@@ -11,21 +11,22 @@
 //! | answers 429, or 503 `SlowDown` | a rate limit |
 //! | answers 408, 502, 503, 504, 507; cannot be resolved or reached; breaks off | trouble of the sink |
 //! | answers 401, 403; 404 (no such bucket), 3xx (another region), 501 (cannot put only where there is none), another 400 | a refusal: the sink rests, nothing is buried |
-//! | a folder cannot be written: no right to, or it is gone | a refusal |
+//! | a folder cannot be written: no right to, or it is gone, or is another than at the start (not mounted) | a refusal |
 //! | … or no space, or any other trouble with the disk | trouble of the sink |
 //!
 //! The library signs requests and knows where a bucket is; they go out through [`Client`](super::client::Client), as those of every other
 //! sink do (see [`transport`]), so the same check of addresses and the same certificates hold. It does not retry.
 
+mod folder;
 mod transport;
 
 use super::{Delivery, OpenError, Outcomes, Sink};
 use crate::config::{self, ArchivePlace, Bucket};
 use crate::delivery::{Blame, Failure, Outcome};
+use folder::{Folder, Put};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, Error, ObjectStore, PutMode, PutOptions, RetryConfig};
 use sha2::{Digest, Sha256};
@@ -38,11 +39,19 @@ const ID_BYTES_MAX: usize = 200;
 
 /// See the module's documentation.
 pub struct ArchiveSink {
-    store: Arc<dyn ObjectStore>,
-    /// The same, but it sends nothing and keeps what it would send; `None` where nothing is sent.
-    rehearsal: Option<(AmazonS3, Arc<Transport>)>,
+    place: Place,
     prefix: String,
     batch_max: usize,
+}
+
+enum Place {
+    Folder(Folder),
+    Bucket {
+        live: Box<AmazonS3>,
+        /// The same, but it sends nothing, and its transport keeps what it would send.
+        rehearsal: Box<AmazonS3>,
+        rehearsed: Arc<Transport>,
+    },
 }
 
 impl ArchiveSink {
@@ -51,50 +60,61 @@ impl ArchiveSink {
         let batch_max = config.batch_max;
         match &config.place {
             ArchivePlace::Folder(path) => {
-                let opened = LocalFileSystem::new_with_prefix(path).map(|store| store.with_fsync(true));
-                let store = opened.map_err(|_| OpenError::Archive("is not there: make the folder, or mount it"))?;
-                Ok(Self { store: Arc::new(store), rehearsal: None, prefix: String::new(), batch_max })
+                let opened = Folder::open(path);
+                let folder = opened.map_err(|_| OpenError::Archive("is not there: make the folder, or mount it"))?;
+                Ok(Self { place: Place::Folder(folder), prefix: String::new(), batch_max })
             }
             ArchivePlace::Bucket(bucket) => {
                 let https = bucket.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https:"));
                 let live = Transport::live(&bucket.allow, concurrency.saturating_mul(batch_max), https).map_err(OpenError::Tls)?;
-                let rehearsal = Arc::new(Transport::rehearsal());
-                let store = Arc::new(open(bucket, &Arc::new(live))?);
-                Ok(Self { store, rehearsal: Some((open(bucket, &rehearsal)?, rehearsal)), prefix: bucket.prefix.clone(), batch_max })
+                let rehearsed = Arc::new(Transport::rehearsal());
+                let (live, rehearsal) = (Box::new(open(bucket, &Arc::new(live))?), Box::new(open(bucket, &rehearsed)?));
+                Ok(Self { place: Place::Bucket { live, rehearsal, rehearsed }, prefix: bucket.prefix.clone(), batch_max })
             }
         }
     }
 
-    async fn attempt(&self, store: &dyn ObjectStore, delivery: &Delivery) -> Outcome {
-        let Ok(key) = Path::parse(key(&self.prefix, delivery)) else {
+    async fn attempt(&self, delivery: &Delivery) -> Outcome {
+        match &self.place {
+            Place::Folder(folder) => match folder.put(&self.key(delivery), delivery.payload.clone()).await {
+                Ok(Put::Written | Put::There) => Outcome::Delivered { status: None },
+                Err(error) => Outcome::Failed(folder_failure(&error)),
+            },
+            Place::Bucket { live, .. } => self.put(live, delivery).await,
+        }
+    }
+
+    async fn put(&self, bucket: &AmazonS3, delivery: &Delivery) -> Outcome {
+        let Ok(key) = Path::parse(self.key(delivery)) else {
             return Outcome::Failed(Failure::permanent("the event's id makes no key"));
         };
-        let mut options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        if self.rehearsal.is_some() {
-            // A file has no such thing.
-            options.attributes = Attributes::from_iter([(Attribute::ContentType, "application/json")]);
+        let attributes = Attributes::from_iter([(Attribute::ContentType, "application/json")]);
+        let options = PutOptions { mode: PutMode::Create, attributes, ..PutOptions::default() };
+        match bucket.put_opts(&key, delivery.payload.clone().into(), options).await {
+            Ok(_) => Outcome::Delivered { status: Some(200) },
+            Err(Error::AlreadyExists { .. }) => Outcome::Delivered { status: Some(412) },
+            Err(error) => Outcome::Failed(bucket_failure(&error)),
         }
-        match store.put_opts(&key, delivery.payload.clone().into(), options).await {
-            Ok(_) => Outcome::Delivered { status: self.rehearsal.is_some().then_some(200) },
-            Err(Error::AlreadyExists { .. }) => Outcome::Delivered { status: self.rehearsal.is_some().then_some(412) },
-            Err(error) => Outcome::Failed(failure(&error)),
-        }
+    }
+
+    fn key(&self, delivery: &Delivery) -> String {
+        key(&self.prefix, delivery)
     }
 }
 
 impl Sink for ArchiveSink {
     fn preview(&self, delivery: &Delivery) -> Result<String, Outcome> {
         let payload = String::from_utf8_lossy(&delivery.payload);
-        let Some((store, transport)) = &self.rehearsal else {
-            return Ok(format!("{}\n\n{payload}", key(&self.prefix, delivery)));
+        let Place::Bucket { rehearsal, rehearsed, .. } = &self.place else {
+            return Ok(format!("{}\n\n{payload}", self.key(delivery)));
         };
         // It waits for nothing, since nothing is sent.
-        self.attempt(store, delivery).now_or_never();
-        Ok(format!("{}\n{payload}", transport.rehearsed()))
+        self.put(rehearsal, delivery).now_or_never();
+        Ok(format!("{}\n{payload}", rehearsed.rehearsed()))
     }
 
     fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a> {
-        Box::pin(join_all(batch.iter().map(|delivery| self.attempt(&*self.store, delivery))))
+        Box::pin(join_all(batch.iter().map(|delivery| self.attempt(delivery))))
     }
 
     fn batch_max(&self) -> usize {
@@ -139,23 +159,26 @@ fn encoded(id: &str) -> String {
     format!("{}~{}", &whole[..ID_BYTES_MAX / 2], hex::encode(Sha256::digest(id.as_bytes())))
 }
 
-/// What an error of the library means: of a bucket, what the answer meant; of a folder, what the system said.
-fn failure(error: &Error) -> Failure {
-    let causes = || std::iter::successors(Some(error as &dyn std::error::Error), |&cause| cause.source());
-    if let Some(carried) = causes().find_map(|cause| cause.downcast_ref::<Carried>()) {
-        return carried.0.clone();
-    }
-    let system = causes().find_map(|cause| cause.downcast_ref::<io::Error>());
-    let (blame, error) = match system {
-        Some(error)
-            if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem) =>
-        {
-            (Blame::Refused, format!("cannot write into the folder: {error}; check that it is there and writable"))
+/// What an error of the library means: what the answer meant.
+fn bucket_failure(error: &Error) -> Failure {
+    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |&cause| cause.source());
+    // The library's own words would name keys, and with them events.
+    let unknown = || failed(Blame::Event, "the store gave no answer that makes sense".to_owned());
+    causes.find_map(|cause| cause.downcast_ref::<Carried>()).map_or_else(unknown, |carried| carried.0.clone())
+}
+
+/// What it means that the system says this.
+fn folder_failure(error: &io::Error) -> Failure {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    match error.kind() {
+        PermissionDenied | NotFound | NotADirectory | ReadOnlyFilesystem => {
+            failed(Blame::Refused, format!("cannot write into the folder: {error}; check that it is there and writable"))
         }
-        Some(error) => (Blame::Sink, format!("cannot write into the folder: {error}")),
-        // The library's own words would name keys, and with them events.
-        None => (Blame::Event, "the store gave no answer that makes sense".to_owned()),
-    };
+        _ => failed(Blame::Sink, format!("cannot write into the folder: {error}")),
+    }
+}
+
+fn failed(blame: Blame, error: String) -> Failure {
     Failure { blame, status: None, error, response: None, retry_after: None }
 }
 
@@ -173,8 +196,7 @@ mod tests {
             (io::ErrorKind::ReadOnlyFilesystem, Blame::Refused),
             (io::ErrorKind::NotFound, Blame::Refused),
         ] {
-            let error = Error::Generic { store: "a folder", source: Box::new(io::Error::from(kind)) };
-            assert_eq!(failure(&error).blame, expected, "{kind:?}");
+            assert_eq!(folder_failure(&kind.into()).blame, expected, "{kind:?}");
         }
     }
 

@@ -152,7 +152,8 @@ fn on_one_line(json: &RawValue) -> serde_json::Result<Cow<'_, RawValue>> {
 }
 
 /// A new file is only safe once its name is, and names are in the folder.
-fn sync_folder(path: &Path) -> io::Result<()> {
+/// Returns when the name at this path is on disk.
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
     }

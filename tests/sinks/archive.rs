@@ -191,10 +191,16 @@ async fn a_folder_takes_every_id_as_one_file_and_one_that_is_not_there_is_not_ma
     system.execute("update sluice.deliveries set status = 'pending'").await;
     system.drained(ODD.len() as i64 + 1).await;
     assert_eq!(files(place.path()).len(), ODD.len() + 1);
+
+    // A folder that is gone while the worker runs is not made again: it may have been unmounted.
+    std::fs::remove_dir_all(&archive).unwrap();
+    system.execute("update sluice.deliveries set status = 'pending'").await;
+    eventually("the sink rests", async || worker.log().contains("the sink rests")).await;
+    assert!(worker.log().contains("cannot write into the folder") && !archive.exists(), "{}", worker.log());
+    assert_eq!(system.count("pending").await, ODD.len() as i64 + 1);
     drop(worker);
 
-    // A folder that is not there at the start is not made: it may be one that is not mounted.
-    std::fs::remove_dir_all(&archive).unwrap();
+    // Nor is one that is not there at the start.
     let output = system.run_with(Some(&config), &["worker"]).await;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("is not there: make the folder, or mount it"), "{said}");

@@ -122,6 +122,8 @@ async fn each_answer_of_the_mail_server_has_its_consequence() {
         assert!(*status == "delivered" || tried == *attempts, "{to}, {subject}: {tried} attempts");
         assert!(!said.contains("a.example"), "whose address it is, is in no error: {said}");
     }
+    let named = "select count(*) from sluice.attempts where strpos(response, '@') > 0 or strpos(response, 'a.example') > 0";
+    assert_eq!(system.value::<i64>(named).await, 0, "nor in what is kept of an answer");
     assert_eq!(fate(&system, "nobody").await.0, "skipped");
     assert_eq!(mailbox.mails().len(), 4);
 }
@@ -216,6 +218,14 @@ async fn what_is_wrong_between_here_and_the_mail_server_buries_nothing() {
     for (n, (config, said)) in [
         (config(&plain, &format!("{keys}\n{learning}")), "the server does not offer STARTTLS"),
         (config(&plain, &format!("{keys}\ntls = \"none\"\nfrom = \"stranger@a.example\"")), "the server answered 550 to MAIL FROM"),
+        // Many a server tells only here that the account may not send.
+        (config(&plain, &format!("to = [\"550-5.7.1-a@a.example\"]\n{PLAIN}")), "the server answered 550 to recipient 1"),
+        (config(&plain, &format!("to = [\"450-4.7.1-a@a.example\"]\n{PLAIN}")), "the server answered 450 to recipient 1"),
+        (
+            config(&plain, &format!("{keys}\nsubject = \"refuse 550 5.7.1\"\n{PLAIN}")),
+            "the server answered 550 to the mail: it refuses the sender or the account",
+        ),
+        (config(&plain, &format!("{keys}\nsubject = \"refuse 550 5.4.5\"\n{PLAIN}")), "the server answered 550 to the mail"),
         (config(&plain, &format!("{keys}\n{PLAIN}")).replace("allow = [\"127.0.0.0/8\"]", ""), "may not connect to 127.0.0.1"),
         (
             config(
@@ -234,7 +244,7 @@ async fn what_is_wrong_between_here_and_the_mail_server_buries_nothing() {
         ingest.client().store(&quiz("e1", "u1", json!({}))).await;
         eventually("the sink rests", async || worker.log().contains("the sink rests")).await;
         assert!(worker.log().contains(said), "{said}: {}", worker.log());
-        assert_eq!(fate(&system, "e1").await.0, "pending");
+        assert_eq!(fate(&system, "e1").await, ("pending".into(), 0, String::new()), "{said}");
     }
     assert!(mailbox.mails().is_empty() && untrusted.mails().is_empty());
 }

@@ -1,8 +1,9 @@
 """A mail server that keeps its mails in a file: mailbox.py FOLDER PORT [starttls|implicit]. Log-in, where TLS is on: sluice / mail-s3cret.
 
 Each line of mails.ndjson is one mail: its envelope, what Python's own parser reads in it, and all of it. Addresses are refused by their
-name: those that begin with a code, such as 550-someone@…, are answered with it; with 450-once-…, the first time only. A subject with
-'refuse 554' or 'refuse 452 once' in it does the same to the mail as a whole, and the sender stranger@… is answered 550."""
+name: those that begin with a code, such as 550-someone@… or 550-5.7.1-someone@…, are answered with it; with 450-once-…, the first time
+only. A subject with 'refuse 554', 'refuse 550 5.4.5' or 'refuse 452 once' in it does the same to the mail as a whole, and the sender
+stranger@… is answered 550."""
 
 import asyncio
 import email
@@ -26,11 +27,11 @@ met = set()
 
 
 def refusal(text, key):
-    code = re.match(r"(\d{3})(?:[- ](once))?", text)
-    if not code or (code[2] and key in met):
+    code = re.match(r"(\d{3})(?:[- ](\d\.\d+\.\d+))?(?:[- ](once))?", text)
+    if not code or (code[3] and key in met):
         return None
     met.add(key)
-    return f"{code[1]} 4.0.0 <{key}> is not wanted"
+    return f"{code[1]} {code[2] or code[1][0] + '.0.0'} <{key}> is not wanted"
 
 
 class Handler:

@@ -1,19 +1,19 @@
 //! Conversations with one mail server, over connections that are kept for the next mail.
 
 use super::letter::Letter;
+use super::reply::Reply;
 use super::stream::Dialler;
 use crate::clock;
 use crate::config::{self, Tls};
 use crate::delivery::{Blame, Failure};
 use crate::sink::OpenError;
 use crate::sink::address::AddressPolicy;
-use crate::sink::client::answer;
 use lettre::Address;
+use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::AsyncSmtpConnection;
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
 use lettre::transport::smtp::extension::ClientId;
-use lettre::transport::smtp::{Error, response::Response};
 use std::error::Error as _;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -56,7 +56,7 @@ impl Relay {
             let asked = connection.command(Rcpt::new(address.clone(), Vec::new())).await;
             let reply = match asked.map_err(Trouble::from) {
                 Ok(response) => Reply::from(&response),
-                Err(Trouble::Said(reply)) if reply.is_about_the_mail() => reply,
+                Err(Trouble::Said(reply)) if !reply.ends_the_conversation() => reply,
                 Err(trouble) => return Err(trouble.at(Step::Recipient)),
             };
             replies.push(reply);
@@ -157,51 +157,20 @@ impl Step {
         }
     }
 
-    /// What it means that the server answers this code: what concerns the sender alone is the same for every event.
-    fn blame(self, code: u16) -> Blame {
+    /// What such an answer means: what concerns the sender alone is the same for every event.
+    pub fn blame(self, reply: &Reply) -> Blame {
         let about_the_mail = matches!(self, Self::Recipient | Self::Data | Self::Content);
-        match code {
+        let about_the_sender = reply.about_the_sender().filter(|_| about_the_mail || self == Self::Sender);
+        match reply.code {
             421 => Blame::Sink,
-            530 | 534 | 535 | 538 => Blame::Refused,
-            400..=499 if about_the_mail => Blame::Event,
-            500..=599 if about_the_mail => Blame::Permanent,
-            500..=599 => Blame::Refused,
-            _ => Blame::Sink,
+            _ if reply.wants_a_login() => Blame::Refused,
+            code => about_the_sender.unwrap_or(match code {
+                400..=499 if about_the_mail => Blame::Event,
+                500..=599 if about_the_mail => Blame::Permanent,
+                500..=599 => Blame::Refused,
+                _ => Blame::Sink,
+            }),
         }
-    }
-}
-
-/// What the server has answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    pub code: u16,
-    /// May name addresses.
-    pub text: String,
-}
-
-impl Reply {
-    pub fn is_positive(&self) -> bool {
-        self.code < 400
-    }
-
-    pub fn is_transient(&self) -> bool {
-        (400..500).contains(&self.code)
-    }
-
-    /// Whether, as an answer to a recipient, it is about this recipient.
-    fn is_about_the_mail(&self) -> bool {
-        matches!(Step::Recipient.blame(self.code), Blame::Event | Blame::Permanent)
-    }
-
-    /// What is kept of it.
-    pub fn shown(&self) -> Option<String> {
-        answer::text(format!("{} {}", self.code, self.text.trim_end()).as_bytes())
-    }
-}
-
-impl From<&Response> for Reply {
-    fn from(response: &Response) -> Self {
-        Self { code: response.code().into(), text: response.message().collect::<Vec<_>>().join("\n") }
     }
 }
 
@@ -219,10 +188,11 @@ impl Trouble {
         let name = step.name();
         match self {
             Self::Said(reply) => {
-                let blame = step.blame(reply.code);
+                let blame = step.blame(&reply);
                 let advice = match (blame, step) {
                     (Blame::Refused, Step::Login) => ": check the sink's `username` and `password`",
                     (Blame::Refused, Step::Sender) => ": it does not send mail for the sink's `from`, or wants a log-in",
+                    (Blame::Refused, _) if !reply.wants_a_login() => ": it refuses the sender or the account",
                     _ => "",
                 };
                 let error = format!("the server answered {} to {name}{advice}", reply.code);
@@ -244,6 +214,35 @@ impl From<Error> for Trouble {
             // The library would repeat what it could not read.
             None if error.is_response() => Self::Silent("the server broke off, or did not speak SMTP".into()),
             None => Self::Silent(text.unwrap_or_else(|| error.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_concerns_the_sender_is_charged_to_no_event_at_whatever_step_it_is_told() {
+        use Step::{Content, Data, Login, Recipient, Sender};
+        for (steps, said, expected) in [
+            (&[Recipient, Data, Content][..], "550 5.1.1 no such user", Blame::Permanent),
+            (&[Recipient, Data, Content], "450 4.2.2 mailbox full", Blame::Event),
+            (&[Recipient, Data, Content, Sender], "550 5.7.1 relaying denied", Blame::Refused),
+            (&[Recipient, Data, Content, Sender], "550 5.4.5 daily limit", Blame::RateLimit),
+            (&[Recipient, Data, Content, Sender], "451 4.7.0 too many mails", Blame::RateLimit),
+            (&[Recipient, Data, Content, Sender], "454 throttled", Blame::RateLimit),
+            (&[Recipient, Data, Content, Sender, Login], "421 4.7.0 closing", Blame::Sink),
+            (&[Recipient, Data, Content, Sender, Login], "530 5.7.0 log in first", Blame::Refused),
+            (&[Sender, Login], "550 no", Blame::Refused),
+            (&[Sender, Login], "450 4.3.0 later", Blame::Sink),
+            (&[Login], "454 4.7.0 later", Blame::Sink),
+        ] {
+            let (code, text) = said.split_once(' ').unwrap();
+            let reply = Reply { code: code.parse().unwrap(), text: text.into() };
+            for step in steps {
+                assert_eq!(step.blame(&reply), expected, "{said} to {}", step.name());
+            }
         }
     }
 }

@@ -4,7 +4,8 @@
 //! addresses and the same trusted certificates hold as for every other sink, and what the server, or somebody in between, said before the
 //! encryption is not taken for something that was said within it.
 
-use super::relay::{Reply, Step, Trouble};
+use super::relay::{Step, Trouble};
+use super::reply::Reply;
 use crate::config::{MailServer, Tls};
 use crate::delivery::{Blame, Failure};
 use crate::sink::OpenError;
@@ -13,6 +14,7 @@ use crate::sink::client::connect::{ConnectError, open_tcp};
 use hyper_rustls::ConfigBuilderExt;
 use lettre::transport::smtp::client::AsyncTokioStream;
 use lettre::transport::smtp::extension::ClientId;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -20,12 +22,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 /// Bytes of one answer before the encryption; the longest EHLO has some hundred.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes that a server may say before it is told something again. The library reads a line to its end, however far that is.
+const SAID_BYTES_MAX: usize = 64 * 1024;
 
 /// Opens connections to one mail server.
 pub struct Dialler {
@@ -63,19 +67,19 @@ impl Dialler {
             retry_after: None,
         };
         let mut stream = open_tcp(&self.policy, self.server.host.clone(), self.server.port).await.map_err(not_connected)?;
-        let Some((connector, name)) = &self.tls else { return Ok(Box::new(stream)) };
+        let peer = stream.peer_addr();
+        let peer = peer.map_err(|source| not_connected(ConnectError::Connect { host: self.server.host.clone(), source }))?;
+        let Some((connector, name)) = &self.tls else { return Ok(Box::new(Line { greeting: b"", stream, peer, said: 0 })) };
         let greeting: &[u8] = if self.server.tls == Tls::Upgraded {
             ask_for_tls(&mut stream, hello).await?;
             b"220 \r\n"
         } else {
             b""
         };
-        let peer = stream.peer_addr();
         let handshake = connector.connect(name.clone(), stream).await;
         let stream =
             handshake.map_err(|error| not_connected(ConnectError::Tls { host: self.server.host.clone(), reason: error.to_string() }))?;
-        let peer = peer.map_err(|source| not_connected(ConnectError::Connect { host: self.server.host.clone(), source }))?;
-        Ok(Box::new(Encrypted { greeting, stream, peer }))
+        Ok(Box::new(Line { greeting, stream, peer, said: 0 }))
     }
 }
 
@@ -149,25 +153,33 @@ fn parse(read: &[u8]) -> Result<Option<Reply>, Trouble> {
     Ok(None)
 }
 
-/// An encrypted connection. A server greets before STARTTLS and not again after it, but the library begins with the greeting; so it is
-/// read back first.
+/// A connection, encrypted or not, on which nobody talks for ever. A server greets before STARTTLS and not again after it, but the library
+/// begins with the greeting; so it is read back first.
 #[derive(Debug)]
-struct Encrypted {
+struct Line<S> {
     greeting: &'static [u8],
-    stream: TlsStream<TcpStream>,
+    stream: S,
     peer: SocketAddr,
+    /// Bytes that came since it was written to.
+    said: usize,
 }
 
-impl AsyncTokioStream for Encrypted {
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin + fmt::Debug> AsyncTokioStream for Line<S> {
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.peer)
     }
 }
 
-impl AsyncRead for Encrypted {
+impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.greeting.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
+            if self.said > SAID_BYTES_MAX {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the server's answer has no end")));
+            }
+            let before = buffer.filled().len();
+            let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+            self.said += buffer.filled().len() - before;
+            return polled;
         }
         let (now, later) = self.greeting.split_at(self.greeting.len().min(buffer.remaining()));
         buffer.put_slice(now);
@@ -176,8 +188,9 @@ impl AsyncRead for Encrypted {
     }
 }
 
-impl AsyncWrite for Encrypted {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Line<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.said = 0;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -205,5 +218,22 @@ mod tests {
         assert_eq!(parsed("220 go ahead\r\n250-AUTH PLAIN\r\n"), Err(()));
         assert_eq!(parsed("HTTP/1.1 400 Bad Request\r\n"), Err(()));
         assert_eq!(parsed(&"x".repeat(ANSWER_BYTES_MAX + 1)), Err(()));
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_not_read_for_ever() {
+        let (mut server, client) = tokio::io::duplex(3 * SAID_BYTES_MAX);
+        let mut line = Line { greeting: b"220 \r\n", stream: client, peer: ([127, 0, 0, 1], 25).into(), said: 0 };
+        let mut read = vec![0; SAID_BYTES_MAX];
+        // As much as is allowed, each time it is told something.
+        for greeting in [6, 0] {
+            server.write_all(&vec![b'x'; SAID_BYTES_MAX - greeting]).await.unwrap();
+            line.read_exact(&mut read).await.unwrap();
+            line.write_all(b"NOOP\r\n").await.unwrap();
+        }
+        server.write_all(&vec![b'x'; 3 * SAID_BYTES_MAX]).await.unwrap();
+        let mut read = Vec::new();
+        assert_eq!(line.read_to_end(&mut read).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert!(read.len() < 3 * SAID_BYTES_MAX, "all was read");
     }
 }

@@ -1,11 +1,12 @@
-//! Who has a mail already while others are put off. In memory: a process that ends forgets, and then the mail comes twice.
+//! Who has a mail already while others are put off. In memory: where the process ends, or the event's lane moves to another one, this is not
+//! known, and the mail comes twice. So it does where too many mails are half taken.
 
 use lettre::Address;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use uuid::Uuid;
 
-/// Mails that are remembered at once. Beyond it, the oldest is forgotten.
+/// Mails that are remembered at once. Beyond it, the one that was tried longest ago is forgotten.
 const MAILS_MAX: usize = 1000;
 
 /// See the module's documentation.
