@@ -120,7 +120,7 @@ impl ScimSink {
         match self.on_deprovision {
             OnDeprovision::Delete => match self.idp.send(&Ask::delete(&user), personal).await {
                 Ok(answer) => Ok(answer.status.as_u16()),
-                Err(failure) if failure.status == Some(404) => Ok(404),
+                Err(failure) if is_gone(&failure) => Ok(404),
                 Err(failure) => Err(failure),
             },
             OnDeprovision::Deactivate if user.is_inactive() => Ok(THERE_ALREADY),
@@ -179,7 +179,7 @@ impl ScimSink {
         }
         match self.idp.send(&Ask::change_group(&id, user::joining(user)), personal).await {
             Ok(answer) => Ok(answer.status.as_u16()),
-            Err(failure) if failure.status == Some(404) => {
+            Err(failure) if is_gone(&failure) => {
                 let error = format!("{}: the IdP does not have the group, or the user, any more", failure.error);
                 Err(Failure { blame: Blame::Permanent, error, ..failure })
             }
@@ -197,6 +197,11 @@ impl ScimSink {
             }
         }
     }
+}
+
+/// The IdP itself says that what was to be changed is not there. A 404 with another blame says something else.
+fn is_gone(failure: &Failure) -> bool {
+    failure.blame == Blame::Event && failure.status == Some(404)
 }
 
 /// The status of a delivery for which nothing had to be changed: that of the answer which said so.

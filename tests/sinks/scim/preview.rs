@@ -1,6 +1,6 @@
 //! What `sluice route test` shows.
 
-use super::stub::{DEPROVISION, EXPIRE, PROVISION, event_of};
+use super::answers::{DEPROVISION, EXPIRE, PROVISION, event_of};
 use super::{TOKEN, event};
 use crate::system::System;
 use serde_json::json;
