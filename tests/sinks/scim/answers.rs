@@ -41,7 +41,7 @@ pub const PROVISION: &str = "user.provisioned";
 pub const DEPROVISION: &str = "user.deprovisioned";
 pub const EXPIRE: &str = "certification.expired";
 
-const CASES: [Case; 27] = [
+const CASES: [Case; 33] = [
     case(PROVISION, |_, _, _| error(401, "", "no"), "pending", "GET", ""),
     case(PROVISION, |_, _, _| error(403, "", "no"), "pending", "GET", ""),
     case(PROVISION, |_, _, _| error(404, "", "no"), "pending", "GET", ""),
@@ -114,18 +114,18 @@ const CASES: [Case; 27] = [
     case(
         PROVISION,
         |_, _, _| (200, "", json!({"totalResults": 9, "Resources": [{"id": "2", "userName": "eve@b.example"}]}).to_string()),
-        "dead",
+        "pending",
         "GET",
-        "does not filter",
+        "",
     ),
     case(
         DEPROVISION,
         |method, _, _| {
             if method == "GET" { list(&[json!({"id": "2", "userName": "eve@b.example", "externalId": "u2"})]) } else { empty(500) }
         },
-        "delivered",
-        "GET GET",
-        "",
+        "dead",
+        "GET",
+        "end access by hand",
     ),
     case(
         DEPROVISION,
@@ -150,6 +150,29 @@ const CASES: [Case; 27] = [
         "GET",
         "",
     ),
+    // A whole list of others: nobody, to one who comes.
+    case(
+        PROVISION,
+        |method, _, _| if method == "GET" { list(&[json!({"id": "2", "userName": "eve@b.example"})]) } else { empty(201) },
+        "delivered",
+        "GET POST",
+        "",
+    ),
+    case(DEPROVISION, |_, _, _| list(&[json!({"userName": "ada@b.example", "active": true})]), "dead", "GET", "cannot be told"),
+    case(
+        DEPROVISION,
+        |method, path, _| match (method, path) {
+            ("GET", _) => list(&[json!({"id": 1, "userName": "ada@b.example", "active": true})]),
+            (_, "/v2/Users/1") => empty(204),
+            _ => empty(500),
+        },
+        "delivered",
+        "GET PATCH",
+        "",
+    ),
+    case(DEPROVISION, |_, _, _| (200, "", " ".repeat(70_000)), "dead", "GET GET GET", "more than the 64 KiB"),
+    case(DEPROVISION, |method, _, _| if method == "GET" { list(&[user()]) } else { empty(405) }, "pending", "GET PATCH", ""),
+    case(DEPROVISION, |method, _, _| if method == "GET" { list(&[user()]) } else { empty(501) }, "pending", "GET PATCH", ""),
     // Known by the event's `externalId` alone.
     case(
         DEPROVISION,
