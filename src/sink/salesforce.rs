@@ -6,15 +6,16 @@
 //!
 //! | Salesforce | is taken as |
 //! | --- | --- |
-//! | answers 200, 201 or 204; or says `success` of a record | delivered |
+//! | answers 204, or 200 or 201 with `success`; or says `success` of a record | delivered |
+//! | answers 2xx with anything else, such as a page to log in | trouble of the sink |
 //! | answers 401 (`INVALID_SESSION_ID`), also with a new token; 403; 404, 405 or a redirect: the URL, object or field is wrong | a refusal: the sink rests, nothing is buried |
-//! | says `REQUEST_LIMIT_EXCEEDED` or `STORAGE_LIMIT_EXCEEDED`; answers 429 | a rate limit: the sink rests for `limit_rest`, no attempt is burnt |
+//! | says `REQUEST_LIMIT_EXCEEDED` or `STORAGE_LIMIT_EXCEEDED`; answers 429 | a rate limit: the sink rests for `limit_rest`, and no attempt is burnt unless others go through meanwhile |
 //! | says in `Sforce-Limit-Info` that `api_usage_max` of the org's calls are used | the same, from the next batch on |
-//! | says `UNABLE_TO_LOCK_ROW`, `ENTITY_IS_DELETED`, or `DUPLICATE_VALUE` of the external id; answers 500 | trouble with this event |
-//! | says `SERVER_UNAVAILABLE`; answers 408, 502, 503, 504; cannot be resolved or reached; breaks off | trouble of the sink |
+//! | says `UNABLE_TO_LOCK_ROW`, `ENTITY_IS_DELETED`, `System.LimitException` of a trigger, or `DUPLICATE_VALUE` of the external id; answers 500 | trouble with this event |
+//! | says `SERVER_UNAVAILABLE`, `INSERT_UPDATE_DELETE_NOT_ALLOWED_DURING_MAINTENANCE` or `INVALID_READ_ONLY_USER_DML`; answers 408, 502, 503, 504; cannot be resolved or reached; breaks off | trouble of the sink |
 //! | answers 300 (several records have the external id); says `INVALID_FIELD`, `REQUIRED_FIELD_MISSING`, `FIELD_CUSTOM_VALIDATION_EXCEPTION`, `DUPLICATES_DETECTED`, `STRING_TOO_LONG` …; answers another 4xx | permanent |
 //!
-//! Which code is what: `refusal`. A request that is refused as a whole is halved until the record at fault is alone; after an answer that is
+//! Which code is what: `refusal`. A request that is refused as a whole, or runs into a limit of the org's triggers, is halved until the record at fault is alone; after an answer that is
 //! about the sink, the rest of the batch is not sent: it fares alike.
 
 pub mod record;
@@ -136,22 +137,30 @@ impl SalesforceSink {
     async fn upsert(&self, items: &[Item]) -> Result<Vec<Outcome>, Failure> {
         let answer = self.call(self.upsert_of(items)?).await?;
         let status = answer.status.as_u16();
+        let says_success = || answer.json().is_some_and(|said| is_success(&said));
         match (status, items) {
-            (200 | 201 | 204, [_]) => Ok(vec![Outcome::Delivered { status: Some(status) }]),
-            (200, _) => self.results(&answer, items.len()),
+            (204, [_]) => Ok(vec![Outcome::Delivered { status: Some(status) }]),
+            (200 | 201, [_]) if says_success() => Ok(vec![Outcome::Delivered { status: Some(status) }]),
+            (200, [_, _, ..]) => self.results(&answer, items.len()),
+            (200..=299, _) => Err(not_salesforce(&answer)),
             _ => Err(self.reader.of_request(&answer)),
         }
     }
 
-    /// The outcomes of several records: results come in the records' order.
+    /// The outcomes of several records: results come in the records' order. Where the org's triggers ran into a limit, which hits
+    /// each record, it is as if the request had been refused as a whole: fewer records may keep within it.
     fn results(&self, answer: &Answer, count: usize) -> Result<Vec<Outcome>, Failure> {
         let results: Option<Vec<Value>> = serde_json::from_slice(&answer.body).ok();
-        let Some(results) = results.filter(|results| results.len() == count) else {
+        let results = match results.filter(|results| results.len() == count) {
+            Some(results) => results,
             // Many errors can make it longer than what is read; then its halves are not.
-            return Err(answer.failure_as(Blame::Event, "its results cannot be told apart"));
+            None if answer.is_cut() => return Err(answer.failure_as(Blame::Event, "its results are longer than what is read")),
+            None => return Err(not_salesforce(answer)),
         };
+        if results.iter().any(refusal::Reader::is_over_limits) {
+            return Err(answer.failure_as(Blame::Event, "triggers of the org ran into a limit (System.LimitException)"));
+        }
         let status = answer.status.as_u16();
-        let is_success = |result: &Value| result["success"] == json!(true);
         let others_succeed = results.iter().any(is_success);
         let outcome = |result: &Value| match is_success(result) {
             true => Outcome::Delivered { status: Some(status) },
@@ -242,6 +251,16 @@ impl Sink for SalesforceSink {
     fn batch_max(&self) -> usize {
         self.batch_max
     }
+}
+
+/// Of a record's result.
+fn is_success(result: &Value) -> bool {
+    result["success"] == json!(true)
+}
+
+/// An answer of success that says nothing of the records, such as a page to log in: nobody can tell that they were written.
+fn not_salesforce(answer: &Answer) -> Failure {
+    answer.failure_as(Blame::Sink, "but not as the REST API does: check that the sink's `url` is the org's own, with nothing in between")
 }
 
 /// Nothing was sent, and a later try may fare better.

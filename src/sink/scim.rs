@@ -15,13 +15,16 @@
 //! | answers 2xx; has it so already; 404 to a `DELETE` | delivered |
 //! | has nobody to deprovision | delivered, and on record: no user whom an earlier event would still make comes back |
 //! | answers 404, 409 or 412 to a change, or 409 to a `POST` | what was read has changed: read again, and tried once more; then trouble with this event |
+//! | answers with a list of more than 64 KiB | trouble with this event |
+//! | lists others alone, or what cannot be read, where a leaver was asked for | permanent: only an empty list says that nobody has access |
+//! | lists others alone, and has more pages: it does not filter | a refusal |
 //! | answers 400, 413, 422 or another 4xx; has several such users or groups, or no such group | permanent |
 //! | has nobody whose certification could have expired | permanent: a later event of that user, such as the end of all access, must not wait for it |
 //! | answers 200 to a deactivation, and still has the user as active | trouble with this event |
-//! | answers 500 or another 5xx | trouble with this event |
+//! | answers 500 or another 5xx but 501 | trouble with this event |
 //! | answers 408, 502, 503, 504; not with a SCIM list; cannot be resolved or reached; breaks off | trouble of the sink |
 //! | answers 429 | a rate limit |
-//! | answers 401, 403; or 404, 405, 3xx to what is asked of all users: the URL is wrong | a refusal: the sink rests, nothing is buried |
+//! | answers 401, 403; 3xx, 405 or 501; or 404 to what is asked of all users: the URL, or the way to end access, is wrong | a refusal: the sink rests, nothing is buried |
 
 mod discreet;
 mod idp;
@@ -32,7 +35,7 @@ use super::{Delivery, OpenError, Outcomes, Sink};
 use crate::config::{self, Group, OnDeprovision};
 use crate::delivery::{Blame, Failure, Outcome};
 use crate::learning::{Event, Learning, Unmapped};
-use idp::{Ask, Idp};
+use idp::{Ask, Idp, Purpose};
 use user::{User, Wanted};
 
 /// See the module's documentation.
@@ -105,7 +108,7 @@ impl ScimSink {
     }
 
     async fn provision(&self, wanted: &Wanted, again: Again, personal: &[&str]) -> Result<u16, Failure> {
-        let ask = match self.by_name(&wanted.email, personal).await? {
+        let ask = match self.by_name(&wanted.email, Purpose::Provision, personal).await? {
             None => Ask::create(wanted.resource()),
             Some(user) => match wanted.changes(&user) {
                 None => return Ok(THERE_ALREADY),
@@ -120,7 +123,7 @@ impl ScimSink {
         match self.on_deprovision {
             OnDeprovision::Delete => match self.idp.send(&Ask::delete(&user), personal).await {
                 Ok(answer) => Ok(answer.status.as_u16()),
-                Err(failure) if failure.status == Some(404) => Ok(404),
+                Err(failure) if is_gone(&failure) => Ok(404),
                 Err(failure) => Err(failure),
             },
             OnDeprovision::Deactivate if user.is_inactive() => Ok(THERE_ALREADY),
@@ -140,11 +143,11 @@ impl ScimSink {
     /// The user whose access ends; `None`: nobody has any.
     async fn leaver(&self, email: Option<&str>, user_id: &str, personal: &[&str]) -> Result<Option<User>, Failure> {
         if let Some(email) = email
-            && let Some(user) = self.by_name(email, personal).await?
+            && let Some(user) = self.by_name(email, Purpose::Deprovision, personal).await?
         {
             return Ok(Some(user));
         }
-        let mut users = self.idp.users("externalId", user_id, personal).await?;
+        let mut users = self.idp.users("externalId", user_id, Purpose::Deprovision, personal).await?;
         if users.iter().all(User::is_inactive) && self.on_deprovision == OnDeprovision::Deactivate {
             return Ok(None);
         }
@@ -160,7 +163,7 @@ impl ScimSink {
     }
 
     async fn join(&self, user_id: &str, group: &Group, personal: &[&str]) -> Result<u16, Failure> {
-        let users = self.idp.users("externalId", user_id, personal).await?;
+        let users = self.idp.users("externalId", user_id, Purpose::Join, personal).await?;
         let user = match &users[..] {
             [user] => user,
             [] => return Err(Failure::permanent("no user has the event's `externalId`: provision the user, and replay")),
@@ -179,7 +182,7 @@ impl ScimSink {
         }
         match self.idp.send(&Ask::change_group(&id, user::joining(user)), personal).await {
             Ok(answer) => Ok(answer.status.as_u16()),
-            Err(failure) if failure.status == Some(404) => {
+            Err(failure) if is_gone(&failure) => {
                 let error = format!("{}: the IdP does not have the group, or the user, any more", failure.error);
                 Err(Failure { blame: Blame::Permanent, error, ..failure })
             }
@@ -188,8 +191,8 @@ impl ScimSink {
     }
 
     /// The user who has this name, which is at most one.
-    async fn by_name(&self, email: &str, personal: &[&str]) -> Result<Option<User>, Failure> {
-        let mut users = self.idp.users("userName", email, personal).await?;
+    async fn by_name(&self, email: &str, purpose: Purpose, personal: &[&str]) -> Result<Option<User>, Failure> {
+        let mut users = self.idp.users("userName", email, purpose, personal).await?;
         match users.len() {
             0 | 1 => Ok(users.pop()),
             _ => {
@@ -197,6 +200,11 @@ impl ScimSink {
             }
         }
     }
+}
+
+/// The IdP itself says that what was to be changed is not there. A 404 with another blame says something else.
+fn is_gone(failure: &Failure) -> bool {
+    failure.blame == Blame::Event && failure.status == Some(404)
 }
 
 /// The status of a delivery for which nothing had to be changed: that of the answer which said so.

@@ -183,6 +183,34 @@ async fn of_a_batch_that_is_refused_as_a_whole_only_the_record_at_fault_is_dead(
 }
 
 #[tokio::test]
+async fn a_batch_that_is_too_much_for_the_orgs_triggers_goes_in_parts_and_one_that_is_answered_by_another_server_is_not_believed() {
+    let stub = start().await;
+    let system = System::new("salesforce_batch_answers").await;
+    let ingest = system.ingest().await;
+    let keys = "concurrency = 1\nretry = { initial = \"10ms\", cap = \"10ms\", max_attempts = 30 }\nbreaker = { failures = 100 }";
+    let config = registered(&system, &config(stub.address, keys)).await;
+    let mut client = ingest.client();
+    for n in 0..20 {
+        client.store(&completed(&format!("e{n}"), &format!("u{n}"), json!(n))).await;
+    }
+    stub.state().triggers_max = 3;
+    let mut worker = system.working(&config).await;
+    system.drained(20).await;
+    let attempts: i64 = system.value("select count(*) from sluice.attempts").await;
+    assert_eq!((stub.state().records.len(), attempts), (20, 0));
+    worker.stop().await;
+    for n in 20..24 {
+        client.store(&completed(&format!("e{n}"), &format!("u{n}"), json!(n))).await;
+    }
+    // Such as a page to log in, with a status of success.
+    stub.state().script = vec![(200, ""); 10].into();
+    let _worker = system.working(&config).await;
+    system.drained(24).await;
+    assert_eq!(stub.state().records.len(), 24, "what is delivered is there");
+    assert_no_complaint(&stub);
+}
+
+#[tokio::test]
 async fn any_event_becomes_a_record_as_the_config_maps_it() {
     let stub = start().await;
     let system = System::new("salesforce_mapped").await;
@@ -211,11 +239,15 @@ async fn any_event_becomes_a_record_as_the_config_maps_it() {
 }
 
 /// What is answered how often; what becomes of the delivery, how many tries it was charged, and how many upserts it took.
-const CASES: [(u16, &str, usize, &str, i32, usize); 17] = [
+const CASES: [(u16, &str, usize, &str, i32, usize); 20] = [
     (500, "UNKNOWN_EXCEPTION", 2, "delivered", 3, 3),
     (500, "UNKNOWN_EXCEPTION", 9, "dead", 4, 4),
     (503, "SERVER_UNAVAILABLE", 2, "delivered", 3, 3),
     (503, "", 1, "delivered", 2, 2),
+    // Without a word that it was written, it was not.
+    (200, "", 1, "delivered", 2, 2),
+    (201, "", 1, "delivered", 2, 2),
+    (400, "INSERT_UPDATE_DELETE_NOT_ALLOWED_DURING_MAINTENANCE", 2, "delivered", 3, 3),
     (400, "UNABLE_TO_LOCK_ROW", 2, "delivered", 3, 3),
     (400, "INVALID_FIELD", 1, "dead", 1, 1),
     (400, "REQUIRED_FIELD_MISSING", 1, "dead", 1, 1),

@@ -1,5 +1,6 @@
 //! `kind = "scim"` against scim2-server, with OAuth tokens from Canaille, and, for answers that neither gives, against a stub.
 
+mod answers;
 mod mistakes;
 mod preview;
 mod stub;

@@ -53,6 +53,8 @@ pub struct State {
     pub script: VecDeque<(u16, &'static str)>,
     /// External ids whose row is locked, and for how many writes.
     pub locks: HashMap<String, usize>,
+    /// How many records of one request the org's triggers can take: with more, a limit hits each.
+    pub triggers_max: usize,
     /// It does what it is asked, and breaks off instead of answering.
     pub is_unheard: bool,
     /// How many records each upsert held.
@@ -75,6 +77,7 @@ impl Default for State {
             calls_max: 1_000_000,
             script: VecDeque::new(),
             locks: HashMap::new(),
+            triggers_max: usize::MAX,
             is_unheard: false,
             upserts: Vec::new(),
             complaints: Vec::new(),
@@ -326,6 +329,7 @@ impl State {
         if let Some(why) = records.iter().find_map(mistyped) {
             return not_parsed(&why);
         }
+        let is_over_limits = records.len() > self.triggers_max;
         let mut seen = HashSet::new();
         let results = records.into_iter().map(|mut record| {
             let object = record.remove("attributes").map(|attributes| attributes["type"].clone());
@@ -340,6 +344,10 @@ impl State {
             if !seen.insert(external_id.clone()) {
                 self.complaints.push(format!("{external_id} twice in one request"));
                 return Err(Fault::new("DUPLICATE_VALUE", format!("Duplicate external id specified: {external_id}"), vec![EXTERNAL_ID]));
+            }
+            if is_over_limits {
+                let message = "Training: execution of AfterUpdate caused by: System.LimitException: Too many SOQL queries: 101";
+                return Err(Fault::new("CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", message, Vec::new()));
             }
             self.write(&external_id, record)
         });

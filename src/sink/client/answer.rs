@@ -55,6 +55,11 @@ impl Answer {
         Ok(Self { status: head.status, headers: head.headers, body })
     }
 
+    /// There may have been more of the body than what was read.
+    pub fn is_cut(&self) -> bool {
+        self.body.len() >= BODY_BYTES_MAX
+    }
+
     /// The body as JSON, where it is.
     pub fn json(&self) -> Option<serde_json::Value> {
         serde_json::from_slice(&self.body).ok()

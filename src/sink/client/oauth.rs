@@ -39,6 +39,8 @@ use tokio::sync::Mutex;
 const ASSERTION_SECS: i64 = 180;
 /// How long a failure of the token endpoint answers for all.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
+/// The longest `error` of the token endpoint that is repeated: what is longer is no code, and may hold a secret.
+const CODE_CHARS_MAX: usize = 64;
 
 /// What a sink's requests are authorized by.
 pub enum Authorization {
@@ -110,7 +112,17 @@ enum Kept {
 #[derive(Deserialize)]
 struct Granted {
     access_token: String,
-    expires_in: Option<u64>,
+    #[serde(default)]
+    expires_in: serde_json::Value,
+}
+
+impl Granted {
+    /// How long the token can be used. A number of seconds, which some endpoints write as a text; anything else says nothing.
+    fn lasts(&self) -> Option<Duration> {
+        let said = &self.expires_in;
+        let secs = said.as_f64().or_else(|| said.as_str()?.trim().parse().ok())?;
+        Duration::try_from_secs_f64(secs * 0.9).ok()
+    }
 }
 
 impl Tokens {
@@ -143,10 +155,7 @@ impl Tokens {
         let answer = self.client.call(self.request(clock::now())?).await.map_err(of_endpoint)?;
         let granted = || serde_json::from_slice::<Granted>(&answer.body).ok();
         let usable = answer.status.is_success().then(granted).flatten();
-        match usable.and_then(|granted| Some((bearer(&granted.access_token)?, granted.expires_in))) {
-            Some((token, secs)) => Ok((token, secs.map(|secs| Duration::from_secs(secs).mul_f64(0.9)))),
-            None => Err(refusal(&answer)),
-        }
+        usable.and_then(|granted| Some((bearer(&granted.access_token)?, granted.lasts()))).ok_or_else(|| refusal(&answer))
     }
 
     fn request(&self, now: DateTime<Utc>) -> Result<Request<Full<Bytes>>, Failure> {
@@ -208,15 +217,23 @@ fn refusal(answer: &Answer) -> Failure {
         _ => Blame::Refused,
     };
     // RFC 6749, section 5.2: `error` is one of a few words, and says most.
-    let said = answer.json().and_then(|said| Some(said.get("error")?.as_str()?.to_owned()));
-    let mut failure = answer.failure_as(blame, said.as_deref().unwrap_or_default());
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let is_code = |said: &&str| said.len() <= CODE_CHARS_MAX && said.bytes().all(is_word);
+    let body = answer.json().unwrap_or_default();
+    let code = body.get("error").and_then(|said| said.as_str()).filter(is_code).unwrap_or_default();
+    let words = match code {
+        "" if answer.status.is_success() => "but with no `access_token` that can be used: check `token_url`",
+        code => code,
+    };
+    let mut failure = answer.failure_as(blame, words);
     // What a server says to a secret may repeat it.
     failure.response = None;
     of_endpoint(failure)
 }
 
+/// Without its status: the service itself has answered nothing, and a 404 of its own may mean success.
 fn of_endpoint(failure: Failure) -> Failure {
-    Failure { error: format!("no access token: {}", failure.error), ..failure }
+    Failure { status: None, error: format!("no access token: {}", failure.error), ..failure }
 }
 
 /// An RSA key that signs assertions.
@@ -248,5 +265,63 @@ impl SigningKey {
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::HeaderMap;
+
+    #[test]
+    fn how_long_a_token_lasts_may_be_said_as_a_text_or_not_at_all() {
+        for (expires_in, secs) in [
+            (json!(100), Some(90)),
+            (json!("100"), Some(90)),
+            (json!(100.0), Some(90)),
+            (json!(null), None),
+            (json!("soon"), None),
+            (json!("NaN"), None),
+            (json!(-1), None),
+            (json!(1e300), None),
+            (json!(true), None),
+            (json!({}), None),
+        ] {
+            let granted: Granted = serde_json::from_value(json!({"access_token": "x", "expires_in": expires_in})).unwrap();
+            assert_eq!(granted.lasts(), secs.map(Duration::from_secs), "{expires_in}");
+        }
+        assert_eq!(serde_json::from_str::<Granted>(r#"{"access_token": "x"}"#).unwrap().lasts(), None);
+    }
+
+    #[test]
+    fn a_refusal_repeats_the_endpoints_code_alone_and_is_no_answer_of_the_service() {
+        for (status, body, blame, error) in [
+            (
+                401,
+                r#"{"error":"invalid_client","error_description":"s3cret"}"#,
+                Blame::Refused,
+                "answered 401 Unauthorized: invalid_client",
+            ),
+            (400, r#"{"error":"client s3cret is unknown"}"#, Blame::Refused, "answered 400 Bad Request"),
+            (404, "<html>", Blame::Refused, "answered 404 Not Found"),
+            (429, "", Blame::RateLimit, "answered 429 Too Many Requests"),
+            (503, "[]", Blame::Sink, "answered 503 Service Unavailable"),
+            (200, r#"{"error":"access_denied"}"#, Blame::Refused, "answered 200 OK: access_denied"),
+            (200, "<html>s3cret", Blame::Refused, "answered 200 OK: but with no `access_token` that can be used: check `token_url`"),
+            (
+                200,
+                r#"{"access_token":"a\nb"}"#,
+                Blame::Refused,
+                "answered 200 OK: but with no `access_token` that can be used: check `token_url`",
+            ),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let failure = refusal(&Answer { status, headers: HeaderMap::new(), body: body.as_bytes().to_vec() });
+            assert_eq!((failure.blame, failure.error), (blame, format!("no access token: {error}")), "{body}");
+            assert_eq!((failure.status, failure.response), (None, None), "{body}");
+        }
+        let long = json!({ "error": "a".repeat(65) }).to_string().into_bytes();
+        let failure = refusal(&Answer { status: StatusCode::BAD_REQUEST, headers: HeaderMap::new(), body: long });
+        assert_eq!(failure.error, "no access token: answered 400 Bad Request");
     }
 }

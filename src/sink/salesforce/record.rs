@@ -19,6 +19,9 @@ use crate::sink::Delivery;
 use chrono::SecondsFormat;
 use serde_json::{Map, Value, json};
 
+/// What an external id's field can hold at most.
+const EXTERNAL_ID_CHARS_MAX: usize = 255;
+
 /// Which object an event becomes a record of, and how.
 #[derive(Debug, Clone)]
 pub struct Scheme {
@@ -35,7 +38,7 @@ pub struct Scheme {
 /// What is written: all of its fields but the external id.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// Not empty.
+    /// Fit for a URL and a field.
     pub external_id: String,
     pub fields: Map<String, Value>,
 }
@@ -59,7 +62,7 @@ impl Scheme {
 
     /// The external id of an event's record: the same for all events that change it.
     pub fn external_id(&self, delivery: &Delivery) -> Result<String, Outcome> {
-        let Some(expression) = &self.external_id else { return Ok(Completion::of(delivery)?.external_id()) };
+        let Some(expression) = &self.external_id else { return fit(Completion::of(delivery)?.external_id()) };
         let value = delivery.subject().and_then(|subject| expression.evaluate(&subject)).map_err(|error| unmade("external_id", &error))?;
         let text = match value {
             Value::String(text) => text,
@@ -69,8 +72,22 @@ impl Scheme {
         if text.is_empty() {
             return Err(Outcome::Failed(Failure::permanent("cannot make the `external_id`: it must give a text or a whole number")));
         }
-        Ok(text)
+        fit(text)
     }
+}
+
+/// Refuses what can be no record's external id, before it is one's name anywhere: neither Salesforce nor the database takes each text.
+fn fit(external_id: String) -> Result<String, Outcome> {
+    let wrong = if external_id.chars().any(char::is_control) {
+        "it has a control character"
+    } else if external_id.chars().count() > EXTERNAL_ID_CHARS_MAX {
+        "it has more than 255 characters, which is all that a field can hold"
+    } else if matches!(external_id.as_str(), "." | "..") {
+        "`.` and `..` name no record in a URL"
+    } else {
+        return Ok(external_id);
+    };
+    Err(Outcome::Failed(Failure::permanent(format!("cannot make the external id: {wrong}"))))
 }
 
 fn unmade(key: &str, error: &Unevaluated) -> Outcome {
@@ -194,12 +211,23 @@ mod tests {
             (r#"{"event":"course.completed","data":{"userId":"u","courseId":"c"}}"#, None, "no usable `companyId`"),
             (r#"{"data":{"score":1,"key":""}}"#, Some("event.data.key"), "cannot make the `external_id`: it must give"),
             (r#"{"data":{"score":1,"key":0.5}}"#, Some("event.data.key"), "cannot make the `external_id`: it must give"),
+            (r#"{"data":{"score":1,"key":"a\u0000b"}}"#, Some("event.data.key"), "it has a control character"),
+            (r#"{"data":{"score":1,"key":".."}}"#, Some("event.data.key"), "name no record in a URL"),
+            (r#"{"data":{"score":1,"key":"."}}"#, Some("event.data.key"), "name no record in a URL"),
+            (
+                r#"{"event":"course.completed","companyId":"a","data":{"userId":"u\u0007","courseId":"c"}}"#,
+                None,
+                "cannot make the external id: it has a control character",
+            ),
             (r#"{"data":{"score":1}}"#, Some("event.data.key"), "cannot make the `external_id`: the event has no `key`"),
             (r#"{"data":{"key":7}}"#, Some("event.data.key"), "cannot make the `fields`: the event has no `score`"),
         ] {
             let outcome = format!("{:?}", scheme(external_id).record(&delivery(payload)).unwrap_err());
             assert!(outcome.contains(says), "{payload}: {outcome}");
         }
+        let sized =
+            |chars: usize| scheme(Some("event.data.key")).external_id(&delivery(&json!({"data": {"key": "ü".repeat(chars)}}).to_string()));
+        assert!(sized(255).is_ok() && format!("{:?}", sized(256)).contains("more than 255 characters"));
         let keyed = scheme(Some("event.data.key")).record(&delivery(r#"{"data":{"score":1,"key":7}}"#)).unwrap();
         assert_eq!((keyed.external_id.as_str(), Value::Object(keyed.fields)), ("7", json!({"Score__c": 1})));
     }

@@ -59,6 +59,12 @@ impl Reader {
         self.rested(Failure { blame, status: Some(status), error: format!("the record was refused: {words}"), response, retry_after: None })
     }
 
+    /// Whether this record was refused because the org's triggers ran into a limit: which all records of a request share.
+    pub fn is_over_limits(result: &Value) -> bool {
+        let errors = result["errors"].as_array().into_iter().flatten();
+        errors.filter_map(|error| Said::read(error, "statusCode")).any(|said| said.is_over_limits())
+    }
+
     /// What an error code says; `None` where it is none that says more than the status.
     fn blame(&self, said: &Said) -> Option<Blame> {
         Some(match said.code {
@@ -70,7 +76,8 @@ impl Reader {
             "INSUFFICIENT_ACCESS" | "INSUFFICIENT_ACCESS_OR_READONLY" | "INSUFFICIENT_ACCESS_ON_CROSS_REFERENCE_ENTITY" => Blame::Refused,
             // The object is the config's, not the event's.
             "INVALID_TYPE" | "NOT_FOUND" => Blame::Refused,
-            "SERVER_UNAVAILABLE" => Blame::Sink,
+            // The org is read-only for a while: that is nobody's record.
+            "SERVER_UNAVAILABLE" | "INSERT_UPDATE_DELETE_NOT_ALLOWED_DURING_MAINTENANCE" | "INVALID_READ_ONLY_USER_DML" => Blame::Sink,
             "UNABLE_TO_LOCK_ROW" | "QUERY_TIMEOUT" | "REQUEST_RUNNING_TOO_LONG" | "UNKNOWN_EXCEPTION" => Blame::Event,
             // Deleted while it was written: the next upsert makes it anew.
             "ENTITY_IS_DELETED" => Blame::Event,
@@ -81,6 +88,8 @@ impl Reader {
             }
             // A lock that a trigger of the org ran into comes under the trigger's own code.
             _ if said.message.contains("UNABLE_TO_LOCK_ROW") => Blame::Event,
+            // So does what a trigger may use, which may depend on what others do just then.
+            _ if said.is_over_limits() => Blame::Event,
             "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY"
             | "DUPLICATES_DETECTED"
             | "DUPLICATE_EXTERNAL_ID"
@@ -114,6 +123,10 @@ impl<'a> Said<'a> {
         let code = error.get(key)?.as_str().filter(is_name)?;
         let fields = error["fields"].as_array().map(|fields| fields.iter().filter_map(Value::as_str).filter(is_name).collect());
         Some(Self { code, message: error["message"].as_str().unwrap_or_default(), fields: fields.unwrap_or_default() })
+    }
+
+    fn is_over_limits(&self) -> bool {
+        self.code == "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY" && self.message.contains("System.LimitException")
     }
 
     fn words(&self) -> String {
@@ -166,6 +179,7 @@ mod tests {
             (500, "UNKNOWN_EXCEPTION", Blame::Event),
             (500, "", Blame::Event),
             (503, "SERVER_UNAVAILABLE", Blame::Sink),
+            (400, "INSERT_UPDATE_DELETE_NOT_ALLOWED_DURING_MAINTENANCE", Blame::Sink),
             (502, "", Blame::Sink),
             (429, "", Blame::RateLimit),
         ] {
@@ -190,6 +204,9 @@ mod tests {
             ("DUPLICATE_VALUE", "Duplicate external id specified: acme:U:c", Blame::Event),
             ("CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", "x: trigger: UNABLE_TO_LOCK_ROW, unable to obtain", Blame::Event),
             ("CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", "x: trigger", Blame::Permanent),
+            ("CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", "x: System.LimitException: Too many SOQL queries: 101", Blame::Event),
+            ("INSERT_UPDATE_DELETE_NOT_ALLOWED_DURING_MAINTENANCE", "", Blame::Sink),
+            ("INVALID_READ_ONLY_USER_DML", "", Blame::Sink),
             ("UNABLE_TO_LOCK_ROW", "", Blame::Event),
             ("ENTITY_IS_DELETED", "", Blame::Event),
             ("STORAGE_LIMIT_EXCEEDED", "", Blame::RateLimit),

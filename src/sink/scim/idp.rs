@@ -26,6 +26,15 @@ pub struct Idp {
     client: Client,
 }
 
+/// What users are looked for to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Provision,
+    /// Access must not stay open because somebody was not recognized.
+    Deprovision,
+    Join,
+}
+
 /// One request, before the credential is added.
 #[derive(Debug, Clone)]
 pub struct Ask {
@@ -38,8 +47,13 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Which users have this value of an attribute.
+    /// Which users have this value of an attribute. Without what may be long, and is of no use here.
     pub fn users(attribute: &str, value: &str) -> Self {
+        Self::get(format!("/Users?{}&excludedAttributes=groups,photos", filter(attribute, value)))
+    }
+
+    /// The same, with the groups whose members they are.
+    pub fn users_with_groups(attribute: &str, value: &str) -> Self {
         Self::get(format!("/Users?{}", filter(attribute, value)))
     }
 
@@ -98,21 +112,30 @@ impl Idp {
     }
 
     /// The users who have this value of `userName` or `externalId`.
-    pub async fn users(&self, attribute: &str, value: &str, personal: &[&str]) -> Result<Vec<User>, Failure> {
-        let is_same = |user: &User| {
-            user.text(attribute).is_some_and(|theirs| if attribute == "userName" { alike(theirs, value) } else { theirs == value })
-        };
-        self.find(&Ask::users(attribute, value), is_same, personal).await
+    pub async fn users(&self, attribute: &str, value: &str, purpose: Purpose, personal: &[&str]) -> Result<Vec<User>, Failure> {
+        let is_same = |theirs: &str| if attribute == "userName" { alike(theirs, value) } else { theirs == value };
+        let ask = if purpose == Purpose::Join { Ask::users_with_groups(attribute, value) } else { Ask::users(attribute, value) };
+        self.find(&ask, attribute, is_same, purpose, personal).await
     }
 
     /// The groups of this name.
     pub async fn groups(&self, name: &str) -> Result<Vec<User>, Failure> {
-        self.find(&Ask::groups(name), |group| group.text("displayName").is_some_and(|theirs| alike(theirs, name)), &[]).await
+        self.find(&Ask::groups(name), "displayName", |theirs| alike(theirs, name), Purpose::Join, &[]).await
     }
 
     /// What a list holds of what was asked for. Not all that it holds: some IdPs pass over a filter that they do not know, and
     /// nothing may happen to a user who only happens to be in the list.
-    async fn find(&self, ask: &Ask, is_same: impl Fn(&User) -> bool, personal: &[&str]) -> Result<Vec<User>, Failure> {
+    ///
+    /// Nor may access stay open because a leaver is in it and is not recognized: of those, only an empty list says that nobody is
+    /// there. That is trouble of the event alone where the list is whole, since an IdP may compare more loosely than this does.
+    async fn find(
+        &self,
+        ask: &Ask,
+        attribute: &str,
+        is_same: impl Fn(&str) -> bool,
+        purpose: Purpose,
+        personal: &[&str],
+    ) -> Result<Vec<User>, Failure> {
         let answer = self.send(ask, personal).await?;
         let unread = |blame, error: &str| Failure {
             blame,
@@ -124,15 +147,36 @@ impl Idp {
         };
         let said = answer.json().unwrap_or_default();
         let (Some(total), list) = (said["totalResults"].as_u64(), said["Resources"].as_array().cloned().unwrap_or_default()) else {
+            if answer.is_cut() {
+                return Err(unread(Blame::Event, "with more than the 64 KiB that are read: too much is listed, or too much of one"));
+            }
             return Err(unread(Blame::Sink, "but not with a SCIM list of resources: check the sink's `url`"));
         };
         let count = list.len() as u64;
-        let found: Vec<User> = list.into_iter().filter_map(User::read).filter(is_same).collect();
-        if found.is_empty() && total > count {
-            let error = "and the list does not hold what was asked for, but has more pages: the IdP does not filter by this attribute";
-            return Err(unread(Blame::Permanent, error));
+        let (mut found, mut others) = (Vec::new(), 0);
+        for resource in list.into_iter().filter_map(User::read) {
+            match resource.text(attribute).map(|theirs| is_same(&theirs)) {
+                Some(true) => found.push(resource),
+                Some(false) => others += 1,
+                None => {}
+            }
         }
-        Ok(found)
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        let (blame, error) = if total > count && count > 0 {
+            let error = "and the list does not hold what was asked for, but has more pages: the IdP does not filter by this attribute";
+            (Blame::Refused, error)
+        } else if total > count {
+            (Blame::Permanent, "and counts what the list does not hold: see to it by hand")
+        } else if others < count {
+            (Blame::Permanent, "and the list holds what has no id or not the attribute, so who that is cannot be told: see to it by hand")
+        } else if others > 0 && purpose == Purpose::Deprovision {
+            (Blame::Permanent, "and the list holds only others than the one who was asked for: end access by hand")
+        } else {
+            return Ok(found);
+        };
+        Err(unread(blame, error))
     }
 
     /// Without the credential.
@@ -166,8 +210,12 @@ fn failure(ask: &Ask, answer: &Answer, personal: &[&str]) -> Failure {
     let texts = [&said["scimType"], &said["detail"]].map(|text| text.as_str().unwrap_or_default());
     let mut words: Vec<&str> = texts.into_iter().filter(|text| !text.is_empty()).collect();
     let blame = match (answer.status.as_u16(), ask.is_about_all()) {
-        (300..=399 | 404 | 405, true) => {
+        (300..=399, _) | (404 | 405 | 501, true) => {
             words.push("check the sink's `url`, which ends where `/Users` would follow");
+            Blame::Refused
+        }
+        (405 | 501, false) => {
+            words.push("the IdP takes no such change: check the sink's `url` and `on_deprovision`");
             Blame::Refused
         }
         // What was read is no longer so.
@@ -212,7 +260,7 @@ mod tests {
 
     #[test]
     fn no_value_can_end_its_filter() {
-        let query = |value| Ask::users("userName", value).path;
+        let query = |value| Ask::users_with_groups("userName", value).path;
         assert_eq!(query("a+b@c.example"), "/Users?filter=userName%20eq%20%22a%2Bb%40c.example%22");
         assert_eq!(query(r#"x" or active eq "true"#), "/Users?filter=userName%20eq%20%22x%5C%22%20or%20active%20eq%20%5C%22true%22");
         assert_eq!(query(r"x\"), "/Users?filter=userName%20eq%20%22x%5C%5C%22");

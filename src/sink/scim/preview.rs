@@ -33,7 +33,7 @@ pub fn preview(sink: &ScimSink, change: &Change) -> Result<String, Failure> {
             vec![("first", Ask::users("externalId", user_id)), ("where one is found, and not deprived already", deprived(&someone()?))]
         }
         Change::Join { user_id, group } => {
-            let first = ("first", Ask::users("externalId", user_id));
+            let first = ("first", Ask::users_with_groups("externalId", user_id));
             let join = |id: &str| Ok(("where the user is not a member", Ask::change_group(id, user::joining(&someone()?))));
             match group {
                 Group::Id(id) => vec![first, join(id)?],

@@ -1,6 +1,7 @@
 //! Users as SCIM has them (RFC 7643), and what is to be changed of one. Pure.
 
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 /// The extension that has the department.
 const ENTERPRISE: &str = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User";
@@ -47,7 +48,7 @@ impl Wanted {
         if !user.is_active() {
             operations.push(replace("active", true.into()));
         }
-        if user.text("externalId") != Some(&self.user_id) {
+        if user.text("externalId").as_deref() != Some(&self.user_id) {
             operations.push(replace("externalId", json!(self.user_id)));
         }
         if let Some(role) = &self.role
@@ -97,7 +98,7 @@ impl User {
     /// `None`: it is not a resource with an id.
     pub fn read(resource: Value) -> Option<Self> {
         let Value::Object(resource) = resource else { return None };
-        let id = resource.get("id")?.as_str().filter(|id| !id.is_empty())?.to_owned();
+        let id = text_of(resource.get("id")?).filter(|id| !id.is_empty())?.into_owned();
         Some(Self { id, resource })
     }
 
@@ -106,9 +107,9 @@ impl User {
         self.resource.get("meta")?.get("version")?.as_str()
     }
 
-    /// An attribute that is a text.
-    pub fn text(&self, attribute: &str) -> Option<&str> {
-        self.resource.get(attribute)?.as_str()
+    /// An attribute that is a text, or a whole number, as some IdPs write ids.
+    pub fn text(&self, attribute: &str) -> Option<Cow<'_, str>> {
+        text_of(self.resource.get(attribute)?)
     }
 
     /// The IdP says that the user is active.
@@ -148,6 +149,14 @@ impl User {
     fn values(&self, attribute: &str) -> Vec<&str> {
         let items = self.resource.get(attribute).and_then(Value::as_array);
         items.into_iter().flatten().filter_map(|item| item.get("value").unwrap_or(item).as_str()).collect()
+    }
+}
+
+fn text_of(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::String(text) => Some(text.into()),
+        Value::Number(number) if !number.is_f64() => Some(number.to_string().into()),
+        _ => None,
     }
 }
 
@@ -222,8 +231,10 @@ mod tests {
 
     #[test]
     fn what_has_no_id_is_no_user() {
-        for resource in [json!({}), json!({"id": ""}), json!({"id": 7}), json!([]), json!("1")] {
+        for resource in [json!({}), json!({"id": ""}), json!({"id": 0.5}), json!([]), json!("1")] {
             assert_eq!(User::read(resource.clone()), None, "{resource}");
         }
+        let numbered = User::read(json!({"id": 7, "externalId": 8})).unwrap();
+        assert_eq!((numbered.id.as_str(), numbered.text("externalId").as_deref()), ("7", Some("8")));
     }
 }

@@ -1,6 +1,6 @@
 //! What `sluice route test` shows.
 
-use super::stub::{DEPROVISION, EXPIRE, PROVISION, event_of};
+use super::answers::{DEPROVISION, EXPIRE, PROVISION, event_of};
 use super::{TOKEN, event};
 use crate::system::System;
 use serde_json::json;
@@ -12,7 +12,15 @@ async fn route_test_shows_the_requests_and_not_the_token() {
     let config = system.config(&format!("[[sink]]\nname = \"idp\"\nkind = \"scim\"\n{keys}\n"));
     for (kind, shows) in [
         (PROVISION, &["GET https://idp.example.com/…/Users?filter=userName", "POST https://idp.example.com/…/Users\n", "\"roles\""][..]),
-        (DEPROVISION, &["/Users?filter=externalId", "PATCH https://idp.example.com/…/Users/", r#""path":"active","value":false"#]),
+        (
+            DEPROVISION,
+            &[
+                "/Users?filter=externalId",
+                "&excludedAttributes=groups,photos\n",
+                "PATCH https://idp.example.com/…/Users/",
+                r#""path":"active","value":false"#,
+            ],
+        ),
         (EXPIRE, &["/Groups?filter=displayName", "PATCH https://idp.example.com/…/Groups/", r#""path":"members""#]),
     ] {
         let file = system.file("json");
