@@ -31,7 +31,7 @@ mod reply;
 mod stream;
 mod taken;
 
-use super::{Delivery, OpenError, Outcomes, Sink};
+use super::{Delivery, OpenError, Outcomes, Sink, one_by_one};
 use crate::config;
 use crate::delivery::{Blame, Failure, Outcome};
 use letter::{Composer, Letter};
@@ -121,12 +121,6 @@ impl Sink for EmailSink {
     }
 
     fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a> {
-        Box::pin(async move {
-            let mut outcomes = Vec::with_capacity(batch.len());
-            for delivery in batch {
-                outcomes.push(self.attempt(delivery).await);
-            }
-            outcomes
-        })
+        one_by_one(batch, |delivery| self.attempt(delivery))
     }
 }

@@ -15,7 +15,7 @@ mod request;
 mod standard_webhooks;
 
 use super::client::{self, Client, answer, is_https};
-use super::{Delivery, OpenError, Outcomes, Sink};
+use super::{Delivery, OpenError, Outcomes, Sink, one_by_one};
 use crate::clock;
 use crate::config;
 use crate::delivery::{Failure, Outcome};
@@ -61,12 +61,6 @@ impl Sink for HttpSink {
     }
 
     fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a> {
-        Box::pin(async move {
-            let mut outcomes = Vec::with_capacity(batch.len());
-            for delivery in batch {
-                outcomes.push(self.attempt(delivery).await);
-            }
-            outcomes
-        })
+        one_by_one(batch, |delivery| self.attempt(delivery))
     }
 }

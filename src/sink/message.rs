@@ -126,8 +126,12 @@ impl Poster {
         request
     }
 
-    /// Sends a request; its answer is judged by its status.
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Outcome {
+    /// Sends a request, if there is one; its answer is judged by its status.
+    pub async fn post(&self, request: Result<Request<Full<Bytes>>, Outcome>) -> Outcome {
+        let request = match request {
+            Ok(request) => request,
+            Err(outcome) => return outcome,
+        };
         match self.client.send(request).await {
             Ok(answer) => answer::judge(answer).await,
             Err(failure) => Outcome::Failed(failure),

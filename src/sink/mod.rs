@@ -73,6 +73,20 @@ impl Delivery {
 /// The answers to a batch: one [`Outcome`] for each delivery, in its order.
 pub type Outcomes<'a> = Pin<Box<dyn Future<Output = Vec<Outcome>> + Send + 'a>>;
 
+/// Delivers a batch one after another: what a sink does whose protocol knows no batches.
+fn one_by_one<'a, F>(batch: &'a [Delivery], attempt: impl Fn(&'a Delivery) -> F + Send + 'a) -> Outcomes<'a>
+where
+    F: Future<Output = Outcome> + Send + 'a,
+{
+    Box::pin(async move {
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for delivery in batch {
+            outcomes.push(attempt(delivery).await);
+        }
+        outcomes
+    })
+}
+
 /// A sink. See the module's documentation for what it promises.
 pub trait Sink: Send + Sync + 'static {
     /// Delivers a batch of 1 to [`Sink::batch_max`] deliveries; no two of one order key.

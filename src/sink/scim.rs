@@ -31,7 +31,7 @@ mod idp;
 mod preview;
 mod user;
 
-use super::{Delivery, OpenError, Outcomes, Sink};
+use super::{Delivery, OpenError, Outcomes, Sink, one_by_one};
 use crate::config::{self, Group, OnDeprovision};
 use crate::delivery::{Blame, Failure, Outcome};
 use crate::learning::{Event, Learning, Unmapped};
@@ -86,6 +86,17 @@ impl ScimSink {
                 None => Err(skipped("no `group` is configured for users whose certification has expired")),
             },
             _ => Err(skipped("events of this type change no user")),
+        }
+    }
+
+    async fn attempt(&self, delivery: &Delivery) -> Outcome {
+        let change = match self.change(delivery) {
+            Ok(change) => change,
+            Err(outcome) => return outcome,
+        };
+        match self.make(&change).await {
+            Ok(status) => Outcome::Delivered { status: Some(status) },
+            Err(failure) => Outcome::Failed(failure),
         }
     }
 
@@ -224,19 +235,7 @@ impl Again {
 
 impl Sink for ScimSink {
     fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a> {
-        Box::pin(async move {
-            let mut outcomes = Vec::with_capacity(batch.len());
-            for delivery in batch {
-                outcomes.push(match self.change(delivery) {
-                    Err(outcome) => outcome,
-                    Ok(change) => match self.make(&change).await {
-                        Ok(status) => Outcome::Delivered { status: Some(status) },
-                        Err(failure) => Outcome::Failed(failure),
-                    },
-                });
-            }
-            outcomes
-        })
+        one_by_one(batch, |delivery| self.attempt(delivery))
     }
 
     /// What is asked first, and what then follows: that depends on the answer.

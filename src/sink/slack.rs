@@ -14,7 +14,7 @@
 
 use super::client;
 use super::message::{Poster, Texts, shorten};
-use super::{Delivery, OpenError, Outcomes, Sink};
+use super::{Delivery, OpenError, Outcomes, Sink, one_by_one};
 use crate::config;
 use crate::delivery::Outcome;
 use crate::template::Escape;
@@ -50,16 +50,7 @@ impl Sink for SlackSink {
     }
 
     fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a> {
-        Box::pin(async move {
-            let mut outcomes = Vec::with_capacity(batch.len());
-            for delivery in batch {
-                outcomes.push(match self.request(delivery) {
-                    Ok(request) => self.poster.send(request).await,
-                    Err(outcome) => outcome,
-                });
-            }
-            outcomes
-        })
+        one_by_one(batch, |delivery| self.poster.post(self.request(delivery)))
     }
 }
 

@@ -14,7 +14,7 @@
 
 use super::client;
 use super::message::{Poster, Texts, render, shorten};
-use super::{Delivery, OpenError, Outcomes, Sink};
+use super::{Delivery, OpenError, Outcomes, Sink, one_by_one};
 use crate::config;
 use crate::delivery::Outcome;
 use crate::template::{Escape, Template};
@@ -55,16 +55,7 @@ impl Sink for TeamsSink {
     }
 
     fn deliver<'a>(&'a self, batch: &'a [Delivery]) -> Outcomes<'a> {
-        Box::pin(async move {
-            let mut outcomes = Vec::with_capacity(batch.len());
-            for delivery in batch {
-                outcomes.push(match self.request(delivery) {
-                    Ok(request) => self.poster.send(request).await,
-                    Err(outcome) => outcome,
-                });
-            }
-            outcomes
-        })
+        one_by_one(batch, |delivery| self.poster.post(self.request(delivery)))
     }
 }
 
