@@ -2,7 +2,7 @@
 
 use crate::client::{Event, store_all};
 use crate::proxy::{Fault, Proxy};
-use crate::s3::{S3, Script, StubS3, percent};
+use crate::s3::{self, S3, Script, percent};
 use crate::system::{System, eventually};
 use serde_json::json;
 use std::net::SocketAddr;
@@ -228,7 +228,7 @@ async fn each_answer_of_a_stub_s3_has_its_consequence() {
         (|_| (501, "", "NotImplemented"), "pending", 1, "only where there is none"),
     ];
     for (n, (script, became, tries, said)) in cases.into_iter().enumerate() {
-        let stub = StubS3::start(script).await;
+        let stub = s3::stub(script).await;
         let system = System::new(&format!("archive_stub_{n}")).await;
         let worker = system.working(&system.config(&bucket(stub.address, RETRY))).await;
         let ingest = system.ingest().await;

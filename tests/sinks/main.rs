@@ -25,6 +25,7 @@ mod scim;
 mod server;
 #[path = "../support/sink.rs"]
 mod sink;
+mod stub;
 #[path = "../support/system.rs"]
 mod system;
 mod xapi;

@@ -2,12 +2,9 @@
 
 use crate::http::{Message, Wire};
 use crate::peers::{self, Peer};
-use crate::system::free_port;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-use tokio::net::{TcpListener, TcpStream};
+use crate::stub::Stub;
+use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::task::JoinSet;
 
 /// S3, in memory; any credential will do until [`S3::be_strict`].
 pub struct S3 {
@@ -92,47 +89,17 @@ pub fn percent(text: &str) -> String {
         .collect()
 }
 
-/// A stub of S3: answers each request as the script says, and keeps what it was asked. It refuses a put that is not signed, or not only
-/// where there is no object yet.
-pub struct StubS3 {
-    pub address: SocketAddr,
-    pub asked: Arc<Mutex<Vec<Message>>>,
-    _serving: JoinSet<()>,
-}
-
 /// Told how many requests came before; gives status, further header lines, and the code of S3.
 pub type Script = fn(usize) -> (u16, &'static str, &'static str);
 
-impl StubS3 {
-    pub async fn start(script: Script) -> Self {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let listener = TcpListener::bind(address).await.unwrap();
-        let asked: Arc<Mutex<Vec<Message>>> = Arc::default();
-        let ledger = Arc::clone(&asked);
-        let mut serving = JoinSet::new();
-        serving.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let ledger = Arc::clone(&ledger);
-                connections.spawn(async move {
-                    let mut wire = Wire::new(stream);
-                    while let Some(request) = wire.receive().await {
-                        let before = ledger.lock().unwrap().len();
-                        let signed = request.header("authorization").is_some_and(|value| value.starts_with("AWS4-HMAC-SHA256 Credential="));
-                        let only_new = request.header("if-none-match") == Some("*");
-                        let (status, headers, code) = if signed && only_new { script(before) } else { (400, "", "InvalidRequest") };
-                        ledger.lock().unwrap().push(request);
-                        let body = if code.is_empty() {
-                            String::new()
-                        } else {
-                            format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>of key s3cret</Message></Error>")
-                        };
-                        let answer = format!("HTTP/1.1 {status} X\r\n{headers}etag: \"x\"\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-                        wire.send(answer.as_bytes()).await.ok();
-                    }
-                });
-            }
-        });
-        Self { address, asked, _serving: serving }
-    }
+/// A stub of S3. It refuses a put that is not signed, or not only where there is no object yet.
+pub async fn stub(script: Script) -> Stub {
+    Stub::start(move |request, before| {
+        let signed = request.header("authorization").is_some_and(|value| value.starts_with("AWS4-HMAC-SHA256 Credential="));
+        let only_new = request.header("if-none-match") == Some("*");
+        let (status, headers, code) = if signed && only_new { script(before) } else { (400, "", "InvalidRequest") };
+        let error = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>of key s3cret</Message></Error>");
+        (status, format!("{headers}etag: \"x\"\r\n"), if code.is_empty() { String::new() } else { error })
+    })
+    .await
 }

@@ -3,15 +3,14 @@
 use crate::client::{Client, Event, store_all};
 use crate::http::{Message, Wire};
 use crate::peers::{self, Peer};
-use crate::system::{System, eventually, free_port};
+use crate::stub::Stub;
+use crate::system::{System, eventually};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 /// Base64 of `sluice:lrs-s3cret`.
@@ -206,48 +205,17 @@ async fn all_statements_are_there_after_the_lrs_was_killed_in_the_middle_of_5_00
     lrs.assert_each_once(COUNT);
 }
 
-/// A stub of an LRS: answers each request as the script says, and keeps what it was asked.
-struct StubLrs {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<Message>>>,
-    _serving: JoinSet<()>,
-}
-
-impl StubLrs {
-    /// `script` is told the request and how many came before; it gives status, further header lines, and body.
-    async fn start(script: fn(&Message, usize) -> (u16, &'static str, String)) -> Self {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let listener = TcpListener::bind(address).await.unwrap();
-        let asked: Arc<Mutex<Vec<Message>>> = Arc::default();
-        let ledger = Arc::clone(&asked);
-        let mut serving = JoinSet::new();
-        serving.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let ledger = Arc::clone(&ledger);
-                connections.spawn(async move {
-                    let mut wire = Wire::new(stream);
-                    while let Some(request) = wire.receive().await {
-                        let before = ledger.lock().unwrap().len();
-                        let (status, headers, body) = script(&request, before);
-                        ledger.lock().unwrap().push(request);
-                        let answer = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n{body}", body.len());
-                        wire.send(answer.as_bytes()).await.ok();
-                    }
-                });
-            }
-        });
-        Self { address, asked, _serving: serving }
-    }
-}
-
 /// One event to a stub with this script; the delivery's status, attempts and error once `settled`, and the requests.
 async fn fate(
     name: &str,
     script: fn(&Message, usize) -> (u16, &'static str, String),
     settled: &str,
 ) -> (String, i32, String, Vec<Message>) {
-    let stub = StubLrs::start(script).await;
+    let stub = Stub::start(move |request, before| {
+        let (status, headers, body) = script(request, before);
+        (status, headers.to_owned(), body)
+    })
+    .await;
     let system = System::new(name).await;
     let keys = "retry = { initial = \"20ms\", cap = \"20ms\", max_attempts = 3 }";
     let worker = system.working(&system.config(&config(stub.address, keys))).await;
