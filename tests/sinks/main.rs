@@ -12,6 +12,7 @@ mod mailbox;
 mod messages;
 #[path = "../support/peers.rs"]
 mod peers;
+mod plain;
 #[path = "../support/private.rs"]
 mod private;
 mod projection;
