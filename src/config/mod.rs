@@ -22,7 +22,7 @@ mod units;
 mod values;
 mod xapi;
 
-pub use archive::{ArchivePlace, ArchiveSink, Bucket};
+pub use archive::{ArchivePlace, ArchiveSink, Bucket, Store};
 pub use email::{EmailSink, MailServer, Tls};
 pub use error::ConfigError;
 pub use message::MessageSink;

@@ -252,6 +252,9 @@ pub(super) struct Sink {
     pub endpoint: Option<Item>,
     pub access_key_id: Option<Item>,
     pub secret_access_key: Option<Item>,
+    pub service_account_key: Option<Item>,
+    pub account: Option<Item>,
+    pub access_key: Option<Item>,
     pub group: Option<Item>,
     pub on_deprovision: Option<Item>,
 }

@@ -287,6 +287,9 @@ fn refuse_other_kinds(raw: &raw::Sink, kind: Kind) -> Result<(), Problem> {
         ("endpoint", span(&raw.endpoint), &[Kind::Archive]),
         ("access_key_id", span(&raw.access_key_id), &[Kind::Archive]),
         ("secret_access_key", span(&raw.secret_access_key), &[Kind::Archive]),
+        ("service_account_key", span(&raw.service_account_key), &[Kind::Archive]),
+        ("account", span(&raw.account), &[Kind::Archive]),
+        ("access_key", span(&raw.access_key), &[Kind::Archive]),
         ("group", span(&raw.group), &[Kind::Scim]),
         ("on_deprovision", span(&raw.on_deprovision), &[Kind::Scim]),
     ];

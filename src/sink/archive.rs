@@ -1,14 +1,14 @@
-//! `kind = "archive"`: an object an event, in a bucket of S3 or in a folder. The object is the payload's exact bytes.
+//! `kind = "archive"`: an object an event, in a bucket of S3, Google Cloud Storage or Azure, or in a folder. The object is the payload's exact bytes.
 //!
 //! Its key is `{prefix}/{source}/{day of received_at, UTC}/{event id, percent-encoded}.json`, the same on every try and replay, and it is
 //! put only where there is none yet: an object is written once and never again, and what is there already counts as delivered.
 //!
 //! | the store | is taken as |
 //! | --- | --- |
-//! | answers 200 or another 2xx; or 412, since the object is there | delivered |
-//! | answers 409, 500 or another 5xx; 400 because a request came in pieces | trouble with this event |
+//! | answers 200 or another 2xx; or 412 (Azure: 409 `BlobAlreadyExists`), since the object is there | delivered |
+//! | answers another 409, 500 or another 5xx; 400 because a request came in pieces | trouble with this event |
 //! | answers 413, or 400 because of the object's size or key | permanent |
-//! | answers 429, or 503 `SlowDown` | a rate limit |
+//! | answers 429, or 503 `SlowDown` or `ServerBusy` | a rate limit |
 //! | answers 408, 502, 503, 504, 507; cannot be resolved or reached; breaks off | trouble of the sink |
 //! | answers 401, 403; 404 (no such bucket), 3xx (another region), 501 (cannot put only where there is none), another 400 | a refusal: the sink rests, nothing is buried |
 //! | a folder cannot be written: no right to, or it is gone, or is another than at the start (not mounted) | a refusal |
@@ -21,12 +21,14 @@ mod folder;
 mod transport;
 
 use super::{Delivery, OpenError, Outcomes, Sink};
-use crate::config::{self, ArchivePlace, Bucket};
+use crate::config::{self, ArchivePlace, Bucket, Store};
 use crate::delivery::{Blame, Failure, Outcome};
 use folder::{Folder, Put};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, Error, ObjectStore, PutMode, PutOptions, RetryConfig};
 use sha2::{Digest, Sha256};
@@ -47,9 +49,9 @@ pub struct ArchiveSink {
 enum Place {
     Folder(Folder),
     Bucket {
-        live: Box<AmazonS3>,
+        live: Box<dyn ObjectStore>,
         /// The same, but it sends nothing, and its transport keeps what it would send.
-        rehearsal: Box<AmazonS3>,
+        rehearsal: Box<dyn ObjectStore>,
         rehearsed: Arc<Transport>,
     },
 }
@@ -68,7 +70,7 @@ impl ArchiveSink {
                 let https = bucket.endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https:"));
                 let live = Transport::live(&bucket.allow, concurrency.saturating_mul(batch_max), https).map_err(OpenError::Tls)?;
                 let rehearsed = Arc::new(Transport::rehearsal());
-                let (live, rehearsal) = (Box::new(open(bucket, &Arc::new(live))?), Box::new(open(bucket, &rehearsed)?));
+                let (live, rehearsal) = (open(bucket, &Arc::new(live))?, open(bucket, &rehearsed)?);
                 Ok(Self { place: Place::Bucket { live, rehearsal, rehearsed }, prefix: bucket.prefix.clone(), batch_max })
             }
         }
@@ -80,11 +82,11 @@ impl ArchiveSink {
                 Ok(Put::Written | Put::There) => Outcome::Delivered { status: None },
                 Err(error) => Outcome::Failed(folder_failure(&error)),
             },
-            Place::Bucket { live, .. } => self.put(live, delivery).await,
+            Place::Bucket { live, .. } => self.put(live.as_ref(), delivery).await,
         }
     }
 
-    async fn put(&self, bucket: &AmazonS3, delivery: &Delivery) -> Outcome {
+    async fn put(&self, bucket: &dyn ObjectStore, delivery: &Delivery) -> Outcome {
         let Ok(key) = Path::parse(self.key(delivery)) else {
             return Outcome::Failed(Failure::permanent("the event's id makes no key"));
         };
@@ -109,7 +111,7 @@ impl Sink for ArchiveSink {
             return Ok(format!("{}\n\n{payload}", self.key(delivery)));
         };
         // It waits for nothing, since nothing is sent.
-        self.put(rehearsal, delivery).now_or_never();
+        self.put(rehearsal.as_ref(), delivery).now_or_never();
         Ok(format!("{}\n{payload}", rehearsed.rehearsed()))
     }
 
@@ -122,20 +124,57 @@ impl Sink for ArchiveSink {
     }
 }
 
-fn open(bucket: &Bucket, transport: &Arc<Transport>) -> Result<AmazonS3, OpenError> {
-    let builder = AmazonS3Builder::new()
-        .with_bucket_name(&bucket.name)
-        .with_region(&bucket.region)
-        .with_access_key_id(&bucket.access_key_id)
-        .with_secret_access_key(bucket.secret_access_key.expose())
-        .with_allow_http(true)
-        .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
-        .with_http_connector(transport::Connector(Arc::clone(transport)));
-    let builder = match &bucket.endpoint {
-        Some(endpoint) => builder.with_endpoint(endpoint),
-        None => builder,
-    };
-    builder.build().map_err(|_| OpenError::Archive("names no bucket that can be used"))
+fn open(bucket: &Bucket, transport: &Arc<Transport>) -> Result<Box<dyn ObjectStore>, OpenError> {
+    let connector = transport::Connector(Arc::clone(transport));
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    match &bucket.store {
+        Store::S3 { region, access_key_id, secret_access_key } => {
+            let mut builder = AmazonS3Builder::new()
+                .with_bucket_name(&bucket.name)
+                .with_region(region)
+                .with_access_key_id(access_key_id)
+                .with_secret_access_key(secret_access_key.expose())
+                .with_allow_http(true)
+                .with_retry(retry)
+                .with_http_connector(connector);
+            if let Some(endpoint) = &bucket.endpoint {
+                builder = builder.with_endpoint(endpoint);
+            }
+            boxed(builder.build(), "names no bucket that can be used")
+        }
+        Store::Google { service_account_key } => {
+            let mut builder = GoogleCloudStorageBuilder::new()
+                .with_bucket_name(&bucket.name)
+                .with_service_account_key(service_account_key.expose())
+                .with_retry(retry)
+                .with_http_connector(connector);
+            if let Some(endpoint) = &bucket.endpoint {
+                builder = builder.with_base_url(endpoint);
+            }
+            boxed(
+                builder.build(),
+                "has a `service_account_key` that cannot be used: give the JSON file of the key, whole, as Google made it",
+            )
+        }
+        Store::Azure { account, access_key } => {
+            let mut builder = MicrosoftAzureBuilder::new()
+                .with_container_name(&bucket.name)
+                .with_account(account)
+                .with_access_key(access_key.expose())
+                .with_allow_http(true)
+                .with_retry(retry)
+                .with_http_connector(connector);
+            if let Some(endpoint) = &bucket.endpoint {
+                builder = builder.with_endpoint(endpoint.clone());
+            }
+            boxed(builder.build(), "has an `access_key` that cannot be used: it is 88 characters of base64, as Azure shows it")
+        }
+    }
+}
+
+/// The library's own words could show a key.
+fn boxed<S: ObjectStore>(opened: object_store::Result<S>, otherwise: &'static str) -> Result<Box<dyn ObjectStore>, OpenError> {
+    opened.map(|store| Box::new(store) as Box<dyn ObjectStore>).map_err(|_| OpenError::Archive(otherwise))
 }
 
 /// Where the event's object is.

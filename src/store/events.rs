@@ -27,12 +27,40 @@ pub struct Inserted {
     pub owed: Vec<(String, u64)>,
 }
 
+/// One value of each event.
+fn column<'a, T>(events: &[&'a NewEvent], value: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
+    events.iter().map(|event| value(event)).collect()
+}
+
+/// [`insert_batch`] for events that are not quarantined, a fifth cheaper; `None`: an id is taken, or comes twice, and nothing is stored.
+pub async fn insert_new_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Result<Option<Inserted>, sqlx::Error> {
+    debug_assert!(events.iter().all(|event| event.quarantine.is_none()), "a quarantined event is stored beside the one that has its id");
+    let row = sqlx::query!(
+        r#"select sinks, owed from sluice.store_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"#,
+        &column(events, |event| event.source.as_ref()) as &[&str],   // $1 source
+        &column(events, |event| event.event_id.as_str()) as &[&str], // $2 event_id
+        &column(events, |event| event.derived_id) as &[bool],        // $3 derived_id
+        &column(events, |event| event.event_type.as_deref()) as &[Option<&str>], // $4 type
+        &column(events, |event| event.company_id.as_deref()) as &[Option<&str>], // $5 company_id
+        &column(events, |event| event.order_key.as_deref()) as &[Option<&str>], // $6 order_key
+        &column(events, |event| event.lane) as &[i16],               // $7 lane
+        &column(events, |event| event.payload_hash.as_slice()) as &[&[u8]], // $8 payload_hash
+        &column(events, |event| event.payload.as_ref()) as &[&[u8]], // $9 payload
+        &column(events, |event| event.headers.as_str()) as &[&str],  // $10 headers
+    )
+    .fetch_one(conn)
+    .await?;
+    let (Some(sinks), Some(owed)) = (row.sinks, row.owed) else { return Ok(None) };
+    Ok(Some(Inserted { stored: vec![true; events.len()], owed: counts(sinks, owed) }))
+}
+
+fn counts(sinks: Vec<String>, owed: Vec<i64>) -> Vec<(String, u64)> {
+    sinks.into_iter().zip(owed).map(|(sink, n)| (sink, n as u64)).collect()
+}
+
 /// Stores a batch, with payloads and with a delivery for each sink that subscribes, in one statement: when this returns, it is
-/// committed. `seq` follows the batch's order.
+/// committed. `seq` follows the batch's order. What is there already is left out.
 pub async fn insert_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Result<Inserted, sqlx::Error> {
-    fn column<'a, T>(events: &[&'a NewEvent], value: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
-        events.iter().map(|event| value(event)).collect()
-    }
     // `fetch_one` reads up to ReadyForQuery, which the server sends after its commit: rows alone prove nothing.
     let row = sqlx::query!(
         r#"
@@ -90,8 +118,7 @@ pub async fn insert_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Resu
         // Ordinality counts from 1.
         stored[n as usize - 1] = true;
     }
-    let owed = row.sinks.into_iter().zip(row.owed).map(|(sink, n)| (sink, n as u64)).collect();
-    Ok(Inserted { stored, owed })
+    Ok(Inserted { stored, owed: counts(row.sinks, row.owed) })
 }
 
 /// Kept for quarantined events only, whose index needs it: on the others it would cost the insert a tenth.

@@ -27,6 +27,7 @@ grant select (seq, source, event_id, lane, type, quarantine, payload_hash) on sl
 grant select (sink) on sluice.deliveries to sluice_ingest;
 grant select (name, events, retired_at) on sluice.sinks to sluice_ingest;
 grant usage on sequence sluice.event_seq to sluice_ingest;
+grant execute on function sluice.store_events(text[], text[], boolean[], text[], text[], text[], smallint[], bytea[], bytea[], text[]) to sluice_ingest;
 grant insert (source, bytes, payload, headers), select (id, received_at, bytes), delete on sluice.unverified to sluice_ingest;
 grant select, insert, update, delete on sluice.refusals to sluice_ingest;
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-const RETRY: &str = "retry = { initial = \"20ms\", cap = \"20ms\", max_attempts = 3 }";
+pub const RETRY: &str = "retry = { initial = \"20ms\", cap = \"20ms\", max_attempts = 3 }";
 
 fn bucket(endpoint: SocketAddr, keys: &str) -> String {
     let login = if keys.contains("access_key_id") { "" } else { "access_key_id = \"AKIAEXAMPLE\"\nsecret_access_key = \"s3-s3cret\"" };
@@ -21,17 +21,17 @@ fn folder(path: &Path, keys: &str) -> String {
 }
 
 /// Not canonical JSON, so that a body which was parsed and written again would show.
-fn removed(id: &str, user: &str) -> Event {
+pub fn removed(id: &str, user: &str) -> Event {
     let data = json!({ "userId": user, "email": "a@b.example", "score": 0.50, "name": "\u{c4}gypten" });
     Event { id: id.into(), body: format!(r#"{{"event" : "user.deprovisioned", "companyId":"acme","data":{data}}} "#).into_bytes() }
 }
 
-async fn day(system: &System) -> String {
+pub async fn day(system: &System) -> String {
     system.value("select to_char(min(received_at) at time zone 'utc', 'YYYY-MM-DD') from sluice.events").await
 }
 
-const ODD: [&str; 7] = ["evt_1", "a/b", "..", "../../up", "100%2F", "with space", "q?x=1&y#z\"'+<>"];
-const ODD_NAMES: [&str; 7] = [
+pub const ODD: [&str; 7] = ["evt_1", "a/b", "..", "../../up", "100%2F", "with space", "q?x=1&y#z\"'+<>"];
+pub const ODD_NAMES: [&str; 7] = [
     "evt_1.json",
     "a%2Fb.json",
     "...json",
@@ -259,12 +259,12 @@ async fn a_mistake_in_the_config_is_told_with_its_place_and_route_test_shows_the
     };
     let login = "access_key_id = \"id\"\nsecret_access_key = \"s3cret\"";
     for (lines, wanted) in [
-        (format!("url = \"gs://bucket\"\n{login}"), ":4:7: `url` must be a bucket such as"),
-        (format!("url = \"s3://x\"\n{login}"), ":4:7: `url` must have the bucket's name after s3://"),
+        (format!("url = \"ftp://bucket\"\n{login}"), ":4:7: `url` must be a bucket such as"),
+        (format!("url = \"s3://x\"\n{login}"), ":4:7: `url` must have the bucket's name after its `://`"),
         (format!("url = \"s3://bucket/a//b\"\n{login}"), ":4:7: `url` must have a prefix of"),
         (format!("url = \"s3://bucket/../b\"\n{login}"), ":4:7: `url` must have a prefix of"),
         ("url = \"file://archive\"".to_owned(), ":4:7: `url` must name a whole path after file://"),
-        (format!("url = \"file:///tmp\"\n{login}"), ":5:17: `access_key_id` is for a bucket"),
+        (format!("url = \"file:///tmp\"\n{login}"), ":5:17: `access_key_id` goes with a `url` that begins with s3://"),
         ("url = \"file:///tmp\"\nallow = [\"10.0.0.0/8\"]".to_owned(), ":5:9: `allow` is for a bucket"),
         ("url = \"s3://bucket\"\naccess_key_id = \"id\"".to_owned(), "`secret_access_key` of this sink is missing"),
         (format!("url = \"s3://bucket\"\nregion = \"eu central\"\n{login}"), ":5:10: `region` must be a region"),

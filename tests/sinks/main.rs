@@ -3,9 +3,12 @@
 #![expect(dead_code, reason = "the support files are shared: each program uses a part of them")]
 
 mod archive;
+mod azure;
 #[path = "../support/client.rs"]
 mod client;
+mod clouds;
 mod email;
+mod google;
 #[path = "../support/http.rs"]
 mod http;
 mod mailbox;

@@ -1,6 +1,8 @@
 //! Peers: servers that others wrote, installed by `make peers` into `.peers/`, each in a folder of its own.
 
 use crate::system::{eventually, free_port};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -39,6 +41,14 @@ impl Peer {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn().expect("the peer starts");
         eventually("the peer listens", async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
         Self { address, child }
+    }
+
+    /// Asks it to end, waits until it has, and starts it again where it was.
+    pub async fn restart(&mut self, command: impl FnOnce(u16) -> Command) {
+        let pid = Pid::from_raw(self.child.id().expect("it runs").cast_signed());
+        kill(pid, Signal::SIGTERM).expect("it runs");
+        self.child.wait().await.expect("it ends");
+        *self = Self::start_at(self.address, command).await;
     }
 
     /// Ends it at once, as `kill -9` does; returns where it listened.

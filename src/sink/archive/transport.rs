@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
 use hyper::header::AUTHORIZATION;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use ipnet::IpNet;
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService};
 use object_store::{ClientOptions, Result};
@@ -66,12 +66,13 @@ impl Transport {
         };
         let carried = |failure| HttpError::new(HttpErrorKind::Unknown, Carried(failure));
         let answer = client.call(request).await.map_err(carried)?;
+        let status = if is_there(&answer) { StatusCode::PRECONDITION_FAILED } else { answer.status };
         // 412 is the library's to understand: the object is there.
-        if !answer.status.is_success() && answer.status.as_u16() != 412 {
+        if !status.is_success() && status != StatusCode::PRECONDITION_FAILED {
             return Err(carried(failure(&answer)));
         }
         let mut response = Response::new(answer.body.into());
-        *response.status_mut() = answer.status;
+        *response.status_mut() = status;
         *response.headers_mut() = answer.headers;
         Ok(response)
     }
@@ -115,20 +116,23 @@ fn shown(request: &Request<Full<Bytes>>) -> String {
     text
 }
 
-/// What an answer of S3 other than success means. Its status says little, the code in its body more.
+/// Azure's way of saying what the others say with 412, so that it looks the same to the library and to the operator.
+fn is_there(answer: &Answer) -> bool {
+    answer.status == StatusCode::CONFLICT && code(&answer.body).is_some_and(|code| code == "BlobAlreadyExists")
+}
+
+/// What an answer other than success means, from any of the stores. Its status says little, the code in its body more.
 fn failure(answer: &Answer) -> Failure {
     let code = code(&answer.body).unwrap_or_default();
     let (blame, advice) = match (answer.status.as_u16(), code.as_str()) {
-        (503, "SlowDown") => (Blame::RateLimit, ""),
+        (503, "SlowDown" | "ServerBusy") => (Blame::RateLimit, ""),
         (507, _) => (Blame::Sink, ""),
         // Somebody else is putting this very object: which of the two succeeds, the next try will see.
         (409, _) => (Blame::Event, ""),
         (400, "EntityTooLarge" | "KeyTooLongError") => (Blame::Permanent, ""),
         (400, "RequestTimeout" | "IncompleteBody" | "BadDigest") => (Blame::Event, ""),
-        (400 | 401 | 403, _) => {
-            (Blame::Refused, "check the sink's `access_key_id`, `secret_access_key` and `region`, and what they may do")
-        }
-        (404 | 405, _) => (Blame::Refused, "check the bucket in the sink's `url`, and `endpoint`"),
+        (400 | 401 | 403, _) => (Blame::Refused, "check the sink's credentials (on S3 its `region`, too), and what they may do there"),
+        (404 | 405, _) => (Blame::Refused, "check the bucket or container in the sink's `url`, and `endpoint`"),
         (300..=399, _) => (Blame::Refused, "the bucket is elsewhere: check the sink's `region` and `endpoint`"),
         (501, _) => (Blame::Refused, "the store cannot put an object only where there is none, which the archive needs"),
         _ => return named(answer.failure(), &code),
