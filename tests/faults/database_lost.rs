@@ -7,7 +7,7 @@ use crate::system::{Ingest, PATIENCE, Process, System, eventually, within};
 use std::time::Duration;
 
 /// What only the committers' connections say.
-const STORES: &str = "insert into sluice.events";
+const STORES: &str = "sluice.store_events";
 /// What only the finisher's connection says.
 const RECORDS: &str = "delivered_at = case when u.status";
 /// What only the listener's connection says.
