@@ -36,7 +36,7 @@ comment on column sluice.watchdog.ended_at is 'When that round ended; the next i
 comment on column sluice.watchdog.worker is 'Which worker that was: host:pid.';
 comment on column sluice.watchdog.checked_at is 'When the provider last answered.';
 comment on column sluice.watchdog.webhooks is 'How many webhooks it then had that are watched.';
-comment on column sluice.watchdog.suspended is 'How many of these it had suspended. Each was re-activated, unless error says otherwise or the round was cut short.';
+comment on column sluice.watchdog.suspended is 'How many of these it had suspended. Each was re-activated, unless error says otherwise.';
 comment on column sluice.watchdog.error is 'Why the last round failed; null: it did not.';
 comment on column sluice.watchdog.reactivations is 'Webhooks re-activated so far.';
 comment on column sluice.watchdog.reactivated_at is 'When the last one was.';

@@ -38,3 +38,5 @@ end $$;
 comment on function sluice.store_events(text[], text[], boolean[], text[], text[], text[], smallint[], bytea[], bytea[], text[]) is
     'Stores a batch of events with payloads and deliveries, all of it or, where an id is taken, nothing: then both results are null.';
 revoke execute on function sluice.store_events(text[], text[], boolean[], text[], text[], text[], smallint[], bytea[], bytea[], text[]) from public;
+
+comment on column sluice.watchdog.suspended is 'How many of these it had suspended. Each was re-activated, unless error says otherwise or the round was cut short.';

@@ -5,6 +5,7 @@ mod private;
 #[path = "support/server.rs"]
 mod server;
 
+use sha2::{Digest, Sha256};
 use sluice::store::migrate::{self, Error, SchemaError, State};
 use sqlx::{Connection, Executor, PgConnection};
 use std::process::{Command, Stdio};
@@ -152,4 +153,18 @@ async fn a_role_that_may_not_create_schemas_migrates_one_that_was_made_for_it() 
     let limited = sqlx::ConnectOptions::to_url_lossy(&limited).to_string();
     migrate::up(&limited).await.unwrap();
     migrate::check(&mut conn).await.unwrap();
+}
+
+#[test]
+fn a_migration_that_databases_have_is_not_changed() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let known = std::fs::read_to_string(folder.join("tests/vectors/migrations.sha256")).unwrap();
+    let mut migrations: Vec<_> = std::fs::read_dir(folder.join("migrations")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    migrations.sort();
+    for path in migrations {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let sum = hex::encode(Sha256::digest(std::fs::read(&path).unwrap()));
+        // As `sha256sum *.sql` in migrations/ writes it. A new migration's line is added with it; a line that is there stays.
+        assert!(known.lines().any(|line| line == format!("{sum}  {name}")), "{name} is changed: databases that have it would be refused");
+    }
 }

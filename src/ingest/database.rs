@@ -26,7 +26,8 @@ impl Database {
         Self { servers, connection: None, patience, allows_asynchronous_commit, expects_taken: false }
     }
 
-    /// [`events::insert_batch`], or, unless the last batch was not all new, in the hope that this one is. After an error the batch may be committed all the same; storing it again is harmless.
+    /// [`events::insert_batch`], or, unless the last batch was not all new, in the hope that this one is. After an error the batch may be
+    /// committed all the same; storing it again is harmless.
     pub async fn insert(&mut self, batch: &[&NewEvent]) -> Result<Inserted, Trouble> {
         failpoint!("commit-begins");
         failpoint!("commit-skipped", Ok(Inserted { stored: vec![true; batch.len()], owed: Vec::new() }));
