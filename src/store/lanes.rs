@@ -134,7 +134,12 @@ pub async fn claim(conn: &mut PgConnection, worker: i64, sink: &str, limit: i64)
         r#"
         update sluice.lanes l set worker = $1, since = now()
           from (select f.sink, f.lane, f.worker is not null as orphaned from sluice.lanes f
-                 where f.sink = $2 and not exists (select from sluice.workers w where w.id = f.worker)
+                 where f.sink = $2
+                   -- Asked of the lane's own column, which is asked again of a lane that another has taken meanwhile. As NOT EXISTS it
+                   -- was a join, whose inner side counts as empty then: the lane was taken from its new owner. No dead lease comes back.
+                   and (f.worker is null or f.worker = any (array(
+                       select d.worker from sluice.lanes d
+                        where d.sink = $2 and d.worker is not null and not exists (select from sluice.workers w where w.id = d.worker))))
                  order by f.lane limit $3
                    for update skip locked) f
          where l.sink = f.sink and l.lane = f.lane

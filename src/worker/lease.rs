@@ -87,6 +87,8 @@ impl Lease {
 /// What a renewal saw, and when it was asked for.
 pub struct Seen {
     asked_at: Instant,
+    /// Under which lease.
+    lease: i64,
     renewal: Renewal,
 }
 
@@ -103,7 +105,7 @@ pub async fn renew(shared: Arc<Shared>, seen: watch::Sender<Option<Arc<Seen>>>) 
                 follow(&shared, &renewal, sent);
                 expires_in = renewal.next_expiry_seconds;
                 shared.metrics_lease(&renewal);
-                seen.send_replace(Some(Arc::new(Seen { asked_at: sent, renewal })));
+                seen.send_replace(Some(Arc::new(Seen { asked_at: sent, lease: shared.lease.id(), renewal })));
                 shared.wake_all();
             }
             Ok(None) => {
@@ -219,7 +221,7 @@ pub async fn balance(shared: Arc<Shared>, mut seen: watch::Receiver<Option<Arc<S
             () = tokio::time::sleep(HANDOVER_EVERY), if handing_over => continue,
         }
         let Some(seen) = seen.borrow_and_update().clone() else { continue };
-        if seen.asked_at <= changed_at {
+        if seen.asked_at <= changed_at || seen.lease != shared.lease.id() {
             shared.renew.notify_one();
             continue;
         }
@@ -242,9 +244,10 @@ async fn rebalance(shared: &Shared, renewal: &Renewal) -> Result<(), sqlx::Error
         }
     }
     for (pipe, state) in known(shared, renewal) {
-        // A claim whose answer was lost leaves lanes that nobody works on.
-        if state.owned > pipe.queue().lanes.len() as i64 {
-            tracing::warn!(sink = %pipe.name, "owns lanes in the database that it does not work on; giving up the lease");
+        // A claim whose answer was lost leaves lanes that nobody works on; a change by hand, lanes that two work on or none will claim.
+        let works_on = pipe.queue().lanes.len() as i64;
+        if state.owned != works_on {
+            tracing::warn!(sink = %pipe.name, works_on, owns = state.owned, "does not work on the lanes that it owns in the database; giving up the lease");
             lose(shared);
             return Ok(());
         }

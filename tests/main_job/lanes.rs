@@ -3,7 +3,10 @@
 use crate::client::store_rounds;
 use crate::sink::{Gate, Reply, Sink};
 use crate::system::{Process, Random, System, eventually, holds_for};
+use sluice::store::lanes;
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Set for a run of some minutes: five times as much.
@@ -65,6 +68,44 @@ async fn a_newcomer_gets_its_fair_share_of_the_lanes() {
         eventually(expected, async || system.value::<Option<String>>(shares).await.as_deref() == Some(expected)).await;
         workers.push(system.worker(&config));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_ask_for_lanes_at_the_same_moment_never_get_the_same_one() {
+    let system = System::new("claims").await;
+    let sink = Sink::answering(200).await;
+    system.working(&system.config(&sink.config("crm", ""))).await.stop().await;
+    let owned = Mutex::new(HashSet::new());
+    let come_and_go = async |name: &str| {
+        let mut conn = system.db.acquire().await.unwrap();
+        let worker = lanes::register(&mut conn, name, 1, &["crm".to_owned()]).await.unwrap();
+        for round in 0..300 {
+            let claimed = lanes::claim(&mut conn, worker, "crm", 20).await.unwrap();
+            for lane in &claimed {
+                assert!(owned.lock().unwrap().insert(lane.lane), "round {round}: {name} was given another's lane {}", lane.lane);
+                assert!(!lane.orphaned, "nobody has died");
+            }
+            let claimed: Vec<i16> = claimed.iter().map(|claimed| claimed.lane).collect();
+            owned.lock().unwrap().retain(|lane| !claimed.contains(lane));
+            lanes::release(&mut conn, worker, "crm", &claimed).await.unwrap();
+        }
+    };
+    tokio::join!(come_and_go("a"), come_and_go("b"), come_and_go("c"), come_and_go("d"));
+}
+
+#[tokio::test]
+async fn lanes_taken_from_a_worker_by_hand_are_noticed_and_owned_again() {
+    let system = System::new("by_hand").await;
+    let sink = Sink::answering(200).await;
+    let config = system.config(&sink.config("crm", ""));
+    let _worker = system.working(&config).await;
+    let owners = "select count(*) from sluice.lanes l join sluice.workers w on w.id = l.worker";
+    eventually("it owns all", async || system.value::<i64>(owners).await == 64).await;
+    system.execute("update sluice.lanes set worker = null where lane < 10").await;
+    eventually("it owns all again", async || system.value::<i64>(owners).await == 64).await;
+    insert(&mut system.db.acquire().await.unwrap(), 20, Some("acme/u-1")).await;
+    system.drained(20).await;
+    sink.assert_each_once(20);
 }
 
 /// Stores so many events of a key in the shape that ingest gives them, in a lane of the test's choosing.
