@@ -155,6 +155,22 @@ pub async fn claim(conn: &mut PgConnection, worker: i64, sink: &str, limit: i64)
     .await
 }
 
+/// Keeps lanes with their owners until this transaction ends: who claims one afterwards sees what the transaction has written.
+pub async fn hold(conn: &mut PgConnection, lanes: impl IntoIterator<Item = (&str, i16)>) -> Result<(), sqlx::Error> {
+    let (sinks, lanes): (Vec<&str>, Vec<i16>) = lanes.into_iter().unzip();
+    sqlx::query!(
+        r#"
+        select from sluice.lanes l join unnest($1::text[], $2::smallint[]) as u(sink, lane) on u.sink = l.sink and u.lane = l.lane
+           for share of l
+        "#,
+        &sinks as &[&str],
+        &lanes,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Hands lanes over, and tells the others.
 pub async fn release(conn: &mut PgConnection, worker: i64, sink: &str, lanes: &[i16]) -> Result<(), sqlx::Error> {
     sqlx::query!(

@@ -8,7 +8,9 @@ use super::session::Session;
 use crate::clock;
 use crate::failpoint::failpoint;
 use crate::store::deliveries::{self, FailedTry, Finished, Postponed, Target};
+use crate::store::lanes;
 use metrics::histogram;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -179,7 +181,12 @@ async fn write(session: &mut Session, batch: &[Write], wary: bool) -> Result<Opt
             }
             let postponed: Vec<&Postponed> = free_rows().filter_map(Write::postponed).collect();
             if !postponed.is_empty() {
+                // A worker that is frozen before its commit loses its lease. The next owner must not have looked for waiting rows by then.
+                let lanes: BTreeSet<(&str, i16)> =
+                    free_rows().filter_map(|write| write.postponed().map(|row| (&*row.target.sink, write.place.lane))).collect();
+                lanes::hold(&mut tx, lanes).await?;
                 deliveries::postpone(&mut tx, &postponed).await?;
+                failpoint!("postponed");
             }
             tx.commit().await?;
             Ok(free)

@@ -68,7 +68,7 @@ const CONNECTIONS: usize = 5;
 /// What every connection of a worker is set to, beside the planner's settings. Times are bounded, so that no lock and no
 /// forgotten transaction can hold a worker up for ever; a statement that the worker has given up ends with it.
 const SETTINGS: [(&str, &str); 4] =
-    [("sluice.worker", "on"), ("lock_timeout", "200ms"), ("statement_timeout", "15s"), ("idle_in_transaction_session_timeout", "30s")];
+    [("sluice.worker", "on"), ("lock_timeout", "200ms"), ("statement_timeout", "15s"), ("idle_in_transaction_session_timeout", "15s")];
 
 /// What the tasks of one worker share.
 struct Shared {

@@ -107,6 +107,51 @@ async fn a_sink_that_is_down_buries_nothing_also_after_its_worker_was_killed() {
     system.drained(1).await;
 }
 
+/// Its commit arrives when its lanes have long been free.
+#[tokio::test]
+async fn a_worker_frozen_while_it_records_that_rows_wait_leaves_no_key_out_of_order() {
+    const KEYS: i64 = 50;
+    let system = System::new("frozen_commit").await;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let sink = Sink::start(move |_| Reply::After(held.clone(), 500)).await;
+    let keys = "concurrency = 50\ntimeout = \"60s\"\nbreaker = { failures = 1000 }\nretry = { initial = \"25s\", cap = \"25s\" }";
+    let config = |read_ahead| system.config(&format!("[worker]\nread_ahead = {read_ahead}\n{}", sink.config("lms", keys)));
+    system.failpoints("postponed=1*sleep(100)->1*sleep(4000)->off");
+    let frozen = system.working(&config(1_000)).await;
+    system.failpoints("");
+    let ingest = system.ingest().await;
+    store_rounds(ingest.address, KEYS as usize, 4).await;
+    eventually("all keys are being tried", async || sink.tries() == KEYS as usize).await;
+    gate.open();
+    // All but the first few wait, in a transaction that is not committed yet.
+    let open = "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction'
+                   and state_change < now() - interval '500 ms'";
+    eventually("it records them", async || system.value::<i64>(open).await == 1).await;
+    frozen.signal(Signal::SIGSTOP);
+
+    // The next owner has room for a few rows, so most keys are not in its memory. Each is kept until the other's commit is there.
+    let gate = Gate::new();
+    let held = gate.clone();
+    sink.script(move |_| Reply::After(held.clone(), 200));
+    let _other = system.worker(&config(10));
+    let lease = format!("select count(*) from sluice.workers where name like '%:{}'", frozen.pid());
+    eventually("its lease is over", async || system.value::<i64>(&lease).await == 0).await;
+    holds_for(Duration::from_secs(1), "and the other has had time to take the lanes", async || true).await;
+    frozen.signal(Signal::SIGCONT);
+    eventually("its transaction is over", async || system.value::<i64>(open).await == 0).await;
+    let waiting = system.value::<i64>("select count(*) from sluice.deliveries where due_at is not null").await;
+    // An event more of each key.
+    let mut client = ingest.client();
+    for user in 0..KEYS {
+        client.store(&Event::of(&format!("u-{user}"), 4)).await;
+    }
+    gate.open();
+    system.drained(KEYS * 5).await;
+    sink.assert_in_order();
+    assert!(waiting >= KEYS, "{waiting} rows waited: too few to show anything");
+}
+
 /// Half of the takeover's statements fail; the lanes must not be left to nobody.
 #[tokio::test]
 async fn lanes_whose_takeover_failed_halfway_are_worked_on_all_the_same() {
