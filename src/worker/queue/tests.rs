@@ -1,6 +1,8 @@
 //! The queue by itself, step by step; and, in [`model`], against a model of the database in any order of steps.
 
+mod holding;
 mod model;
+mod plans;
 
 use super::super::lane::DuePosition;
 use super::super::reading::{Found, Look, Wanted};
@@ -17,6 +19,11 @@ fn row(seq: i64, key: Option<u64>, origin: Origin, due_at: Option<DateTime<Utc>>
 
 fn fresh(seq: i64, key: u64) -> Row<()> {
     row(seq, Some(key), Origin::Fresh, None)
+}
+
+/// As [`fresh`], in lane 1.
+fn in_lane_1(seq: i64, key: u64) -> Row<()> {
+    Row { lane: 1, ..fresh(seq, key) }
 }
 
 fn waiting(seq: i64, key: u64, due_ms: i64) -> Row<()> {
@@ -62,6 +69,9 @@ fn finish(queue: &mut Queue<()>, place: Place, settled: Settled) {
 }
 
 const EVERYTHING: Look = Look { back_to: i64::MAX, fresh: true, due: true, sweep: false };
+
+/// A read that is not told of anything new.
+const NOTHING_NEW: Look = Look { back_to: i64::MAX, fresh: false, due: false, sweep: false };
 
 /// Plans a read of lane 0 that looks for everything.
 fn plan(queue: &mut Queue<()>, now_ms: i64) -> Wanted {
@@ -261,12 +271,12 @@ fn replays_get_a_fifth_of_the_tries_while_fresh_rows_wait_and_leave_a_fifth_of_t
 
 #[test]
 fn suspects_are_tried_one_at_a_time_and_when_they_are_through_the_rest_is_free() {
-    let mut queue = reading(Queue::new(true, 2, 1000), true, &[]);
-    offered(&mut queue, (1..=8).map(|seq| fresh(seq, seq as u64)), 0);
-    for expected in 1..=4 {
+    let mut queue = reading(Queue::new(true, 3, 1000), true, &[]);
+    offered(&mut queue, (1..=10).map(|seq| fresh(seq, seq as u64)), 0);
+    for expected in 1..=6 {
         let suspect = queue.take().unwrap();
         assert_eq!((suspect.row.seq, suspect.suspect), (expected, true));
-        if expected < 4 {
+        if expected < 6 {
             assert!(queue.take().is_none(), "nothing else that is suspect is tried beside it");
         }
         queue.tried(suspect.row.place(), true);
@@ -291,8 +301,9 @@ fn a_lane_that_is_handed_over_takes_nothing_new_and_is_let_go_when_its_tries_are
     let mut queue = queue();
     offered(&mut queue, [fresh(1, 7), fresh(2, 7), fresh(3, 8), fresh(4, 9)], 0);
     let (first, second) = (queue.take().unwrap(), queue.take().unwrap());
+    assert_eq!(queue.owned(), 1);
     queue.begin_release(1);
-    assert_eq!(queue.held, [2, 0, 0]);
+    assert_eq!((queue.owned(), queue.held), (0, [2, 0, 0]));
     assert!(queue.take().is_none() && matches!(queue.offer(fresh(5, 10), at(0)), Offer::Ignored));
     assert!(queue.quiet().is_empty() && !queue.is_quiet());
     queue.tried(first.row.place(), false);

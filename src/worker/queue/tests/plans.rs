@@ -1,0 +1,106 @@
+//! What a read is asked for: how far back, how many rows, of which lanes.
+
+use super::*;
+
+/// A queue that owns these lanes and has read each of them up to this position.
+fn read_up_to(lanes: &[(i16, i64)], full: bool) -> Queue<()> {
+    let mut queue = Queue::new(true, 10, 1000);
+    lanes.iter().for_each(|(lane, _)| queue.own(*lane, false, []));
+    for wanted in queue.plan(at(0), EVERYTHING) {
+        let (_, last) = lanes.iter().find(|(lane, _)| *lane == wanted.lane).unwrap();
+        let limit = wanted.fresh.unwrap().1;
+        queue.learn(&wanted, &Found { fresh: if full { limit } else { 1 }, fresh_last: *last, ..Found::default() }, at(0));
+    }
+    queue
+}
+
+/// The lanes of a plan, from where each is read, and how many rows.
+fn fresh_of(plan: &[Wanted]) -> Vec<(i16, i64, i64)> {
+    plan.iter().filter_map(|wanted| wanted.fresh.map(|(after, limit)| (wanted.lane, after, limit))).collect()
+}
+
+#[test]
+fn the_room_is_shared_by_the_lanes_that_are_read_and_an_eighth_of_it_is_for_due_rows() {
+    let mut queue: Queue<()> = Queue::new(true, 10, 1000);
+    (0..4).for_each(|lane| queue.own(lane, false, []));
+    let plan = queue.plan(at(0), EVERYTHING);
+    assert_eq!(fresh_of(&plan), [0, 1, 2, 3].map(|lane| (lane, 0, 250)));
+    assert_eq!(plan[0].waiting, Some((DuePosition::START, 500 / 8)));
+    assert_eq!(plan[0].replay, Some((DuePosition::START, 250 / 8)));
+}
+
+#[test]
+fn rows_in_memory_that_a_read_finds_again_use_up_none_of_its_limits() {
+    let mut queue = read_up_to(&[(0, 100)], false);
+    offered(&mut queue, [fresh(98, 7), fresh(99, 8), fresh(100, 9), waiting(50, 6, 0)], 0);
+    let wanted = queue.plan(at(0), Look { back_to: 98, ..EVERYTHING }).remove(0);
+    assert_eq!(wanted.fresh, Some((98, (1000 - 3) + 2)), "99 and 100");
+    assert_eq!(wanted.waiting, Some((DuePosition::START, (500 - 1) / 8 + 4)));
+    assert_eq!(wanted.replay, Some((DuePosition::START, 250 / 8 + 4)));
+}
+
+#[test]
+fn rows_that_were_left_behind_the_cursor_are_read_from_the_first_of_them_on() {
+    let mut queue = read_up_to(&[(0, 100)], false);
+    offered(&mut queue, [fresh(98, 7), fresh(99, 8)], 0);
+    let tried = take(&mut queue).unwrap();
+    finish(&mut queue, tried, Settled::Unknown);
+    assert_eq!(fresh_of(&queue.plan(at(0), NOTHING_NEW)), [(0, 97, (1000 - 1) + 2)], "98, which may be in the read still, and 99");
+}
+
+#[test]
+fn of_the_lanes_that_have_a_backlog_the_half_that_is_furthest_behind_is_read() {
+    let mut queue = read_up_to(&[(0, 100), (1, 200), (2, 300), (3, 400), (4, 500)], true);
+    assert_eq!(fresh_of(&queue.plan(at(0), NOTHING_NEW)), [(0, 100, 333), (1, 200, 333), (2, 300, 333)]);
+    assert!(queue.left_out);
+    // One that is being handed over is not counted.
+    queue.begin_release(1);
+    assert_eq!(fresh_of(&queue.plan(at(0), NOTHING_NEW)), [(0, 100, 500), (1, 200, 500)]);
+}
+
+#[test]
+fn a_lane_that_takes_no_part_in_a_sweep_goes_back_to_the_floor_itself_and_no_other_does() {
+    let mut queue = read_up_to(&[(0, 100), (1, 200), (2, 300)], true);
+    let sweep = Look { back_to: 150, fresh: true, due: false, sweep: true };
+    assert_eq!(fresh_of(&queue.plan(at(0), sweep)), [(0, 100, 500), (1, 150, 500)], "2 is left out: it is furthest ahead");
+    // Its cursor went back, so it takes part in the next one, from there.
+    for (lane, serial) in [(0, 1), (1, 2)] {
+        let wanted = Wanted { serial, lane, fresh: Some((150, 500)), waiting: None, replay: None };
+        queue.learn(&wanted, &Found { fresh: 500, fresh_last: 1000, ..Found::default() }, at(0));
+    }
+    assert!(fresh_of(&queue.plan(at(0), NOTHING_NEW)).iter().any(|(lane, after, _)| (*lane, *after) == (2, 150)));
+
+    // Without a sweep, nothing that was read is read again by itself.
+    let mut queue = read_up_to(&[(0, 100)], false);
+    assert!(queue.plan(at(0), NOTHING_NEW).is_empty());
+    let exactly = Look { back_to: 100, fresh: true, due: false, sweep: true };
+    let wanted = queue.plan(at(0), exactly).remove(0);
+    queue.learn(&wanted, &Found::default(), at(0));
+    assert!(queue.plan(at(0), NOTHING_NEW).is_empty(), "it took part");
+}
+
+#[test]
+fn a_row_that_waits_is_looked_for_when_it_is_due_and_no_sooner() {
+    let mut queue = queue();
+    offered(&mut queue, [fresh(1, 7)], 0);
+    let place = take(&mut queue).unwrap();
+    finish(&mut queue, place, Settled::Waits(at(100)));
+    read_nothing(&mut queue, 0);
+    let looks = |queue: &mut Queue<()>, now_ms| queue.plan(at(now_ms), NOTHING_NEW).iter().any(|wanted| wanted.waiting.is_some());
+    assert!(!looks(&mut queue, 99));
+    assert!(looks(&mut queue, 100));
+    assert_eq!(queue.next_due(), None);
+}
+
+#[test]
+fn what_a_read_found_is_counted_by_origin() {
+    let mut found = Found::default();
+    for seq in 1..=2 {
+        found.add(Origin::Fresh, None, seq);
+        found.add(Origin::Waiting, Some(at(seq)), seq + 10);
+        found.add(Origin::Replay, Some(at(seq)), seq + 20);
+    }
+    assert_eq!((found.fresh, found.waiting, found.replay), (2, 2, 2));
+    assert_eq!(found.fresh_last, 2);
+    assert_eq!([found.waiting_last, found.replay_last], [12, 22].map(|seq| Some(DuePosition { due: at(2), seq })));
+}
