@@ -2,8 +2,9 @@
 
 use crate::client::{Event, TYPES};
 use crate::sink::Sink;
-use crate::system::{System, eventually};
+use crate::system::{System, eventually, within};
 use std::collections::HashSet;
+use std::time::Duration;
 
 /// Events of all types, ten users.
 fn events() -> Vec<Event> {
@@ -109,4 +110,16 @@ async fn an_event_that_nobody_subscribes_to_is_unrouted_until_a_sink_is_added_an
     hr.assert_each_once(3);
     assert_eq!(hr.tries_of("evt_2"), 1);
     assert_eq!(hr.tries_of("evt_3"), 0, "it arrived before the sink did");
+}
+
+#[tokio::test]
+async fn an_event_reaches_its_sink_by_a_hint_long_before_the_next_poll() {
+    let system = System::new("hinted").await;
+    let sink = Sink::answering(200).await;
+    let _worker = system.working(&system.config(&format!("[worker]\npoll = \"1m\"\n{}", sink.config("crm", "")))).await;
+    let ingest = system.ingest().await;
+    for n in 0..3 {
+        ingest.client().store(&Event::of("u-1", n)).await;
+        within(Duration::from_secs(15), "it is delivered", async || sink.tries_of(&format!("u-1:{n}")) == 1).await;
+    }
 }

@@ -146,19 +146,16 @@ fn a_refresh_drops_what_is_not_being_tried_and_reads_it_again_and_nothing_else()
 }
 
 #[test]
-fn a_refresh_reads_again_what_its_own_keys_had_left_and_not_what_another_lanes_had() {
+fn a_refresh_reads_again_what_a_key_that_falls_back_had_left() {
     let mut queue = queue();
-    queue.own(1, false, []);
-    let hot = |key, from| (from..from + 100).map(move |seq| fresh(seq, key));
-    let plan = queue.plan(at(0), EVERYTHING);
-    for row in hot(7, 1001).chain(hot(17, 1).map(|row| Row { lane: 1, ..row })) {
-        queue.offer(row, at(0));
+    let wanted = plan(&mut queue, 0);
+    for seq in 1..=100 {
+        queue.offer(fresh(seq, 7), at(0));
     }
-    for wanted in plan {
-        queue.learn(&wanted, &Found { fresh: 1, fresh_last: 5000, ..Found::default() }, at(0));
-    }
-    queue.begin_release(1);
+    queue.learn(&wanted, &Found { fresh: 100, fresh_last: 100, ..Found::default() }, at(0));
+    let head = take(&mut queue).unwrap();
+    let behind = queue.block(head, at(100));
     queue.refresh();
-    let plan = queue.plan(at(0), NOTHING_NEW);
-    assert_eq!(plan.iter().map(|wanted| (wanted.lane, wanted.fresh.unwrap().0)).collect::<Vec<_>>(), [(0, 1000)]);
+    let (after, _) = queue.plan(at(0), NOTHING_NEW).remove(0).fresh.unwrap();
+    assert_eq!(after + 1, behind.last().unwrap().seq + 1, "the first that was not taken in");
 }
