@@ -93,6 +93,22 @@ fn a_row_that_waits_is_looked_for_when_it_is_due_and_no_sooner() {
 }
 
 #[test]
+fn a_row_is_found_when_it_is_due_also_before_what_has_been_read_of_its_kind() {
+    for origin in [Origin::Waiting, Origin::Replay] {
+        let mut queue = queue();
+        let wanted = plan(&mut queue, 500);
+        let last = Some(DuePosition { due: at(500), seq: 1 });
+        queue.learn(&wanted, &Found { waiting: 1, waiting_last: last, replay: 1, replay_last: last, ..Found::default() }, at(500));
+        offered(&mut queue, [row(9, Some(7), origin, Some(at(0)))], 500);
+        let place = take(&mut queue).unwrap();
+        finish(&mut queue, place, Settled::Waits(at(400)));
+        let wanted = queue.plan(at(500), NOTHING_NEW).remove(0);
+        let begins_before = |from: Option<(DuePosition, i64)>| from.is_some_and(|(from, _)| from.due < at(400));
+        assert_eq!((begins_before(wanted.waiting), begins_before(wanted.replay)), (origin == Origin::Waiting, origin == Origin::Replay));
+    }
+}
+
+#[test]
 fn what_a_read_found_is_counted_by_origin() {
     let mut found = Found::default();
     for seq in 1..=2 {
