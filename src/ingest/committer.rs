@@ -275,10 +275,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_batch_is_halved_and_its_first_half_comes_first() {
-        let (batch, _requests) = items(&["a", "b", "c"]).await;
+        let (batch, _requests) = items(&["a", "b", "c", "d", "e"]).await;
         let mut steps = Vec::new();
         bisect(batch, "22021", &mut steps);
-        assert_eq!(steps.iter().rev().map(ids).collect::<Vec<_>>(), [vec!["a"], vec!["b", "c"]]);
+        assert_eq!(steps.iter().rev().map(ids).collect::<Vec<_>>(), [vec!["a", "b"], vec!["c", "d", "e"]]);
     }
 
     #[tokio::test]

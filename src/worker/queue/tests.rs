@@ -241,8 +241,9 @@ fn a_hot_key_that_went_idle_during_a_read_that_did_not_come_to_it_is_read_furthe
     let limit = wanted.fresh.unwrap().1;
     // The read was full before it came to the second key's rows.
     queue.learn(&wanted, &Found { fresh: limit, fresh_last: 600, ..Found::default() }, at(0));
+    assert_eq!(queue.keys[&8].more_fresh, Some(601));
     let again = plan(&mut queue, 0).fresh.unwrap().0;
-    assert!(again <= 999, "the next read begins after {again}, and 1000 was left");
+    assert_eq!(again, 600, "and 1000 was left");
 }
 
 #[test]
@@ -251,8 +252,9 @@ fn a_hot_key_that_went_idle_during_a_read_that_failed_is_read_again() {
     let wanted = two_hot_keys(&mut queue);
     go_idle(&mut queue);
     queue.fail_read(&[wanted]);
+    assert_eq!([7, 8].map(|key| queue.keys[&key].more_fresh), [Some(100); 2]);
     let again = plan(&mut queue, 0).fresh.unwrap().0;
-    assert!(again <= 99, "the next read begins after {again}, and 100 was left");
+    assert_eq!(again, 99, "and 100 was left");
 }
 
 #[test]

@@ -80,6 +80,21 @@ fn a_lane_that_takes_no_part_in_a_sweep_goes_back_to_the_floor_itself_and_no_oth
 }
 
 #[test]
+fn a_sweep_that_a_rewind_takes_the_place_of_is_made_up_for_unless_the_rewind_goes_as_far_back() {
+    for (floor, next) in [(50, Some(50)), (96, Some(96)), (97, None), (98, None)] {
+        let mut queue = read_up_to(&[(0, 100)], false);
+        offered(&mut queue, [fresh(98, 7)], 0);
+        let place = take(&mut queue).unwrap();
+        finish(&mut queue, place, Settled::Unknown);
+        let wanted = queue.plan(at(0), Look { back_to: floor, fresh: false, due: false, sweep: true }).remove(0);
+        assert_eq!(wanted.fresh.unwrap().0, 97, "the rewind");
+        queue.learn(&wanted, &Found::default(), at(0));
+        let made_up_for = queue.plan(at(0), NOTHING_NEW).iter().find_map(|wanted| wanted.fresh).map(|(after, _)| after);
+        assert_eq!(made_up_for, next, "the floor was {floor}");
+    }
+}
+
+#[test]
 fn a_row_that_waits_is_looked_for_when_it_is_due_and_no_sooner() {
     let mut queue = queue();
     offered(&mut queue, [fresh(1, 7)], 0);
@@ -106,6 +121,66 @@ fn a_row_is_found_when_it_is_due_also_before_what_has_been_read_of_its_kind() {
         let begins_before = |from: Option<(DuePosition, i64)>| from.is_some_and(|(from, _)| from.due < at(400));
         assert_eq!((begins_before(wanted.waiting), begins_before(wanted.replay)), (origin == Origin::Waiting, origin == Origin::Replay));
     }
+}
+
+#[test]
+fn a_read_of_one_lanes_waiting_rows_from_the_start_forgets_nothing_of_another_lanes() {
+    let mut queue = Queue::new(true, 10, 1000);
+    queue.own(0, false, []);
+    queue.own(1, false, [(17, 1, at(0))]);
+    let plan = queue.plan(at(0), EVERYTHING);
+    let left = KEY_ROWS_MAX as i64 + 2;
+    for seq in 1..=left {
+        queue.offer(Row { lane: 1, ..waiting(seq, 17, 0) }, at(0));
+    }
+    offered(&mut queue, [fresh(100, 7)], 0);
+    let last = Some(DuePosition { due: at(0), seq: left });
+    queue.learn(&plan[0], &Found::default(), at(0));
+    queue.learn(&plan[1], &Found { waiting: left, waiting_last: last, ..Found::default() }, at(0));
+    assert!(queue.keys[&17].more_waiting);
+    let of_lane_0 = std::iter::from_fn(|| take(&mut queue)).find(|place| place.lane == 0).unwrap();
+    finish(&mut queue, of_lane_0, Settled::Unknown);
+    let plan = queue.plan(at(0), NOTHING_NEW);
+    assert_eq!(plan.iter().map(|wanted| wanted.waiting.unwrap().0).collect::<Vec<_>>(), [DuePosition::START, last.unwrap()]);
+    assert!(queue.keys[&17].more_waiting, "one is still left there");
+}
+
+#[test]
+fn a_read_says_that_its_lane_has_more_where_it_was_full_or_something_came_up_behind_it() {
+    let limited = |fresh, waiting, replay| Found { fresh, waiting, replay, fresh_last: 1, ..Found::default() };
+    for (found, more) in [(limited(0, 0, 0), false), (limited(1000, 0, 0), true), (limited(0, 62, 0), true), (limited(0, 0, 31), true)] {
+        let mut queue = Queue::<()>::new(true, 10, 1000);
+        queue.own(0, false, []);
+        let wanted = plan(&mut queue, 0);
+        assert_eq!(queue.learn(&wanted, &found, at(0)), more, "{found:?}");
+    }
+    let mut queue = queue();
+    offered(&mut queue, [fresh(1, 7)], 0);
+    let place = take(&mut queue).unwrap();
+    let wanted = Wanted { waiting: None, replay: None, ..plan(&mut queue, 0) };
+    let lane = queue.lanes.get_mut(&0).unwrap();
+    lane.waiting.learn(None, false);
+    lane.replay.learn(None, false);
+    lane.rewind_to(place.seq);
+    assert!(queue.learn(&wanted, &Found::default(), at(0)), "a row is to be read again");
+}
+
+#[test]
+fn a_read_that_failed_is_asked_for_again_and_one_that_was_not_made_is_not_forgotten() {
+    let wanted = |fresh, due: Option<(DuePosition, i64)>| Wanted { serial: 1, lane: 0, fresh, waiting: due, replay: due };
+    // Onwards from the cursor, or from before it.
+    for (after, rewind) in [(100, None), (99, Some(100)), (50, Some(51))] {
+        let mut queue = read_up_to(&[(0, 100)], false);
+        queue.fail_read(&[wanted(Some((after, 10)), Some((DuePosition::START, 10)))]);
+        let lane = &queue.lanes[&0];
+        assert_eq!((lane.rewind, lane.more_fresh, lane.waiting.look, lane.replay.look), (rewind, true, true, true));
+    }
+    // Not asked for, because there was no room.
+    let mut queue = Queue::<()>::new(true, 10, 1000);
+    queue.own(0, false, []);
+    queue.fail_read(&[wanted(None, None)]);
+    let lane = &queue.lanes[&0];
+    assert_eq!((lane.waiting.look, lane.replay.look), (true, true));
 }
 
 #[test]
