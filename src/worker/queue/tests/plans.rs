@@ -134,14 +134,14 @@ fn a_read_of_one_lanes_waiting_rows_from_the_start_forgets_nothing_of_another_la
         queue.offer(Row { lane: 1, ..waiting(seq, 17, 0) }, at(0));
     }
     offered(&mut queue, [fresh(100, 7)], 0);
-    let last = Some(DuePosition { due: at(0), seq: left });
+    let last = DuePosition { due: at(0), seq: left };
     queue.learn(&plan[0], &Found::default(), at(0));
-    queue.learn(&plan[1], &Found { waiting: left, waiting_last: last, ..Found::default() }, at(0));
+    queue.learn(&plan[1], &Found { waiting: left, waiting_last: Some(last), ..Found::default() }, at(0));
     assert!(queue.keys[&17].more_waiting);
     let of_lane_0 = std::iter::from_fn(|| take(&mut queue)).find(|place| place.lane == 0).unwrap();
     finish(&mut queue, of_lane_0, Settled::Unknown);
     let plan = queue.plan(at(0), NOTHING_NEW);
-    assert_eq!(plan.iter().map(|wanted| wanted.waiting.unwrap().0).collect::<Vec<_>>(), [DuePosition::START, last.unwrap()]);
+    assert_eq!(plan.iter().map(|wanted| wanted.waiting.unwrap().0).collect::<Vec<_>>(), [DuePosition::START, last]);
     assert!(queue.keys[&17].more_waiting, "one is still left there");
 }
 
