@@ -165,5 +165,5 @@ async fn a_worker_that_never_heard_that_its_claim_of_lanes_went_through_gives_th
     // Without giving them up, nobody would work on them until the lease ends, after 10 s.
     within(Duration::from_secs(6), "all is delivered", async || system.count("delivered").await == 20).await;
     sinks.iter().for_each(|sink| sink.assert_each_once(10));
-    assert!(worker.log().contains("owns lanes in the database that it does not work on"));
+    assert!(worker.log().contains("does not work on the lanes that it owns in the database"));
 }
