@@ -8,8 +8,8 @@ mod server;
 
 use proptest::prelude::*;
 use sluice::clock;
-use sluice::store::deliveries::{self, Finished, Postponed, Target};
 use sluice::store::migrate;
+use sluice::store::outcomes::{self, Finished, Postponed, Target};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row as _};
 use std::sync::Arc;
 
@@ -173,24 +173,24 @@ impl Database {
                 let Some(seen) = self.seen[n] else { return };
                 let last_error = error.filter(|_| status != "delivered");
                 let row = Finished { target: Self::target(n, seen), status, attempts: seen.attempts + 1, last_status: None, last_error };
-                deliveries::finish(&mut self.worker, &[&row]).await.unwrap();
+                outcomes::finish(&mut self.worker, &[&row]).await.unwrap();
             }
             Step::Postpone(n, worker) => {
                 let Some(seen) = self.seen[n] else { return };
                 let (target, attempts, due_at) = (Self::target(n, seen), seen.attempts + 1, clock::now());
                 let row = Postponed { target, worker, attempts, due_at, last_status: None, last_error: error };
-                deliveries::postpone(&mut self.worker, &[&row]).await.unwrap();
+                outcomes::postpone(&mut self.worker, &[&row]).await.unwrap();
             }
             Step::Charge(n) => {
                 let Some(seen) = self.seen[n] else { return };
-                if deliveries::charge(&mut self.worker, &Self::target(n, seen)).await.unwrap() {
+                if outcomes::charge(&mut self.worker, &Self::target(n, seen)).await.unwrap() {
                     self.seen[n] = Some(Seen { attempts: seen.attempts + 1, ..seen });
                 }
             }
             Step::Uncharge(n) => {
                 let Some(seen) = self.seen[n].filter(|seen| seen.attempts > 0) else { return };
                 let before = self.row(n).await.attempts;
-                deliveries::uncharge(&mut self.worker, &Self::target(n, seen)).await.unwrap();
+                outcomes::uncharge(&mut self.worker, &Self::target(n, seen)).await.unwrap();
                 if self.row(n).await.attempts < before {
                     self.seen[n] = Some(Seen { attempts: seen.attempts - 1, ..seen });
                 }

@@ -13,6 +13,7 @@ pub mod health;
 pub mod hints;
 pub mod lanes;
 pub mod migrate;
+pub mod outcomes;
 pub mod people;
 pub mod ping;
 pub mod pooler;

@@ -8,8 +8,8 @@ use super::queue::{Row, Taken};
 use crate::clock;
 use crate::delivery::{Blame, Failure, Outcome};
 use crate::failpoint::failpoint;
-use crate::store::deliveries;
 use crate::store::sinks;
+use crate::store::{deliveries, outcomes};
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -176,7 +176,7 @@ async fn prepare(shared: &Arc<Shared>, pipe: &Arc<Pipe>, mut batch: Vec<Taken<Bo
                 continue;
             }
             let target = target(pipe, &taken.row);
-            match shared.control(async |conn| deliveries::charge(conn, &target).await).await {
+            match shared.control(async |conn| outcomes::charge(conn, &target).await).await {
                 Ok(true) => taken.row.item.charged = true,
                 Ok(false) => {
                     forget(shared, pipe, taken);
@@ -237,7 +237,7 @@ pub async fn deliver(pipe: &Pipe, deliveries: &[crate::sink::Delivery]) -> Vec<O
 async fn put_back(shared: &Shared, pipe: &Pipe, mut row: Row<Box<Item>>) {
     if row.item.charged {
         let target = target(pipe, &row);
-        match shared.control(async |conn| deliveries::uncharge(conn, &target).await).await {
+        match shared.control(async |conn| outcomes::uncharge(conn, &target).await).await {
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!(sink = %pipe.name, %error, "cannot take back a suspect's attempt: it stays counted");

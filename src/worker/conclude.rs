@@ -6,7 +6,7 @@ use super::pipe::{Item, Pipe};
 use super::queue::{Row, Taken};
 use crate::clock;
 use crate::delivery::{Blame, Decision, Failure, Outcome, Standing, decide};
-use crate::store::deliveries::{FailedTry, Finished, Postponed, Target};
+use crate::store::outcomes::{FailedTry, Finished, Postponed, Target};
 use crate::store::sinks;
 use chrono::{DateTime, SubsecRound, Utc};
 use std::sync::Arc;

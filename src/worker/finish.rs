@@ -7,8 +7,8 @@ use super::queue::{Place, Settled};
 use super::session::Session;
 use crate::clock;
 use crate::failpoint::failpoint;
-use crate::store::deliveries::{self, FailedTry, Finished, Postponed, Target};
 use crate::store::lanes;
+use crate::store::outcomes::{self, FailedTry, Finished, Postponed, Target};
 use metrics::histogram;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -165,19 +165,19 @@ async fn write(session: &mut Session, batch: &[Write], wary: bool) -> Result<Opt
         .run(async |conn| {
             if simple {
                 let rows: Vec<&Finished> = batch.iter().filter_map(Write::finished).collect();
-                deliveries::finish(conn, &rows).await?;
+                outcomes::finish(conn, &rows).await?;
                 return Ok(None);
             }
             let mut tx = sqlx::Connection::begin(conn).await?;
-            let free = if wary { Some(deliveries::lock_free(&mut tx, batch.iter().map(Write::target)).await?) } else { None };
+            let free = if wary { Some(outcomes::lock_free(&mut tx, batch.iter().map(Write::target)).await?) } else { None };
             let free_rows = || batch.iter().enumerate().filter(|(i, _)| free.as_ref().is_none_or(|free| free[*i])).map(|(_, write)| write);
             let failed: Vec<&FailedTry> = free_rows().filter_map(|write| write.failed.as_ref()).collect();
             if !failed.is_empty() {
-                deliveries::keep_failed(&mut tx, &failed).await?;
+                outcomes::keep_failed(&mut tx, &failed).await?;
             }
             let finished: Vec<&Finished> = free_rows().filter_map(Write::finished).collect();
             if !finished.is_empty() {
-                deliveries::finish(&mut tx, &finished).await?;
+                outcomes::finish(&mut tx, &finished).await?;
             }
             let postponed: Vec<&Postponed> = free_rows().filter_map(Write::postponed).collect();
             if !postponed.is_empty() {
@@ -185,7 +185,7 @@ async fn write(session: &mut Session, batch: &[Write], wary: bool) -> Result<Opt
                 let lanes: BTreeSet<(&str, i16)> =
                     free_rows().filter_map(|write| write.postponed().map(|row| (&*row.target.sink, write.place.lane))).collect();
                 lanes::hold(&mut tx, lanes).await?;
-                deliveries::postpone(&mut tx, &postponed).await?;
+                outcomes::postpone(&mut tx, &postponed).await?;
                 failpoint!("postponed");
             }
             tx.commit().await?;

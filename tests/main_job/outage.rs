@@ -9,11 +9,21 @@ use sluice::dev::PrivatePostgres;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
+use tempfile::TempDir;
 
 async fn start(dir: &Path, port: u16) -> PrivatePostgres {
     let mut options = private::options();
     options.port = Some(port);
     PrivatePostgres::start(dir, options).await.expect("a private Postgres starts")
+}
+
+/// A system whose server the test can stop, and start again with the same folder and port.
+async fn on_a_server_of_its_own() -> (TempDir, u16, PrivatePostgres, System) {
+    let (dir, port) = (private::folder(), free_port());
+    let postgres = start(dir.path(), port).await;
+    let system = System::on(postgres.url()).await;
+    system.migrate().await;
+    (dir, port, postgres, system)
 }
 
 /// Asserts that a post is refused in time, and in a way that makes the provider try again.
@@ -34,10 +44,7 @@ async fn probe(ops: SocketAddr, path: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_database_ingest_answers_503_in_time_and_all_goes_on_by_itself_when_it_is_back() {
-    let (dir, port) = (private::folder(), free_port());
-    let postgres = start(dir.path(), port).await;
-    let system = System::on(postgres.url()).await;
-    system.migrate().await;
+    let (dir, port, postgres, system) = on_a_server_of_its_own().await;
     let sink = Sink::answering(200).await;
     let [ingest_ops, worker_ops] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
     let _worker = system.working(&system.config(&format!("[worker]\nops_listen = \"{worker_ops}\"\n{}", sink.config("crm", "")))).await;
@@ -89,10 +96,7 @@ async fn a_lost_connection_costs_no_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_database_stays_away_requests_are_refused_after_one_try_and_wait_for_nothing() {
-    let (dir, port) = (private::folder(), free_port());
-    let postgres = start(dir.path(), port).await;
-    let system = System::on(postgres.url()).await;
-    system.migrate().await;
+    let (_dir, _port, postgres, system) = on_a_server_of_its_own().await;
     let ingest = system.ingest_with("commit_timeout = \"8s\"").await;
     let mut client = ingest.client();
     postgres.stop().await.unwrap();
@@ -108,10 +112,7 @@ async fn while_the_database_stays_away_requests_are_refused_after_one_try_and_wa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tries_that_end_while_the_database_is_away_are_recorded_when_it_is_back() {
-    let (dir, port) = (private::folder(), free_port());
-    let postgres = start(dir.path(), port).await;
-    let system = System::on(postgres.url()).await;
-    system.migrate().await;
+    let (dir, port, postgres, system) = on_a_server_of_its_own().await;
     let gate = crate::sink::Gate::new();
     let held = gate.clone();
     let sink = Sink::start(move |_| crate::sink::Reply::After(held.clone(), 200)).await;

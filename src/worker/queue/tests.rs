@@ -190,15 +190,21 @@ fn a_read_planned_before_the_lanes_were_lost_moves_no_cursor_of_their_next_owner
     assert_eq!(plan(&mut queue, 2).fresh.map(|(after, _)| after), Some(0), "nothing has been read under this ownership");
 }
 
-#[test]
-fn a_hot_key_holds_few_rows_in_memory_and_the_others_are_read_again_when_it_has_room() {
+/// A queue that has read so many rows of one key.
+fn hot_key(rows: i64) -> Queue<()> {
     let mut queue = queue();
     let wanted = plan(&mut queue, 0);
-    for seq in 1..=200 {
+    for seq in 1..=rows {
         queue.offer(fresh(seq, 7), at(0));
     }
+    queue.learn(&wanted, &Found { fresh: rows, fresh_last: rows, ..Found::default() }, at(0));
+    queue
+}
+
+#[test]
+fn a_hot_key_holds_few_rows_in_memory_and_the_others_are_read_again_when_it_has_room() {
+    let mut queue = hot_key(200);
     offered(&mut queue, [fresh(201, 8)], 0);
-    queue.learn(&wanted, &Found { fresh: 201, fresh_last: 201, ..Found::default() }, at(0));
     assert_eq!(queue.held[0], KEY_ROWS_MAX + 2);
     let mut done = Vec::new();
     while let Some(place) = take(&mut queue) {

@@ -4,13 +4,8 @@ use super::*;
 
 #[test]
 fn a_hot_key_is_read_further_when_half_of_its_room_is_free_and_no_sooner() {
-    let mut queue = queue();
-    let wanted = plan(&mut queue, 0);
-    for seq in 1..=100 {
-        queue.offer(fresh(seq, 7), at(0));
-    }
-    queue.learn(&wanted, &Found { fresh: 100, fresh_last: 100, ..Found::default() }, at(0));
-    queue.learn(&wanted, &Found::default(), at(0));
+    let mut queue = hot_key(100);
+    read_nothing(&mut queue, 0);
     for left in (0..KEY_ROWS_MAX).rev() {
         let place = take(&mut queue).unwrap();
         finish(&mut queue, place, Settled::Done);
@@ -147,12 +142,7 @@ fn a_refresh_drops_what_is_not_being_tried_and_reads_it_again_and_nothing_else()
 
 #[test]
 fn a_refresh_reads_again_what_a_key_that_falls_back_had_left() {
-    let mut queue = queue();
-    let wanted = plan(&mut queue, 0);
-    for seq in 1..=100 {
-        queue.offer(fresh(seq, 7), at(0));
-    }
-    queue.learn(&wanted, &Found { fresh: 100, fresh_last: 100, ..Found::default() }, at(0));
+    let mut queue = hot_key(100);
     let head = take(&mut queue).unwrap();
     let behind = queue.block(head, at(100));
     queue.refresh();
