@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Route(args) => args.run(&context),
         Command::Reverify(args) => context.run(args.run(&context)),
         Command::Erase(args) => context.run(args.run(&context)),
+        Command::Prune(args) => context.run(args.run(&context)),
         Command::Projection(args) => context.run(args.run(&context)),
         Command::Bench(args) => context.run(args.run(&context)),
         Command::Doctor(args) => context.run(args.run(&context)),

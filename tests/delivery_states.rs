@@ -19,6 +19,8 @@ const SINK: &str = "lms";
 const OWNER: i64 = 7;
 const LATE: i64 = 6;
 const STATUSES: [&str; 4] = ["pending", "delivered", "dead", "skipped"];
+/// `sluice.key_hash` of the order key of them all.
+const KEY: i64 = 42;
 
 /// What can happen to one of the rows.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +29,10 @@ enum Step {
     Read(usize),
     Finish(usize, &'static str),
     Postpone(usize, i64),
-    Charge(usize),
+    /// An earlier event of its key waits.
+    Park(usize, i64),
+    /// It is written down before a try that it has begun.
+    Charge(usize, i64),
     Uncharge(usize),
     /// By hand.
     Set(usize, &'static str),
@@ -37,15 +42,26 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let row = 0..ROWS;
     let status = prop::sample::select(&STATUSES[..]);
+    let worker = prop::sample::select(&[OWNER, OWNER, LATE][..]);
     prop_oneof![
         4 => row.clone().prop_map(Step::Read),
         2 => (row.clone(), prop::sample::select(&STATUSES[1..])).prop_map(|(row, status)| Step::Finish(row, status)),
-        3 => (row.clone(), prop::sample::select(&[OWNER, OWNER, LATE][..])).prop_map(|(row, worker)| Step::Postpone(row, worker)),
-        1 => row.clone().prop_map(Step::Charge),
+        3 => (row.clone(), worker.clone()).prop_map(|(row, worker)| Step::Postpone(row, worker)),
+        2 => (row.clone(), worker.clone()).prop_map(|(row, worker)| Step::Park(row, worker)),
+        1 => (row.clone(), worker).prop_map(|(row, worker)| Step::Charge(row, worker)),
         1 => row.clone().prop_map(Step::Uncharge),
         2 => (row, status.clone()).prop_map(|(row, status)| Step::Set(row, status)),
         1 => status.prop_map(Step::Replay),
     ]
+}
+
+/// What its last error says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    Nothing,
+    /// That a try has begun whose end nobody has seen.
+    Begun,
+    Failed,
 }
 
 /// What a row ought to be.
@@ -54,8 +70,18 @@ struct Row {
     status: &'static str,
     attempts: i32,
     generation: i32,
+    /// It has a time.
     waits: bool,
-    has_error: bool,
+    /// It waits in the order of its key.
+    is_keyed: bool,
+    error: Says,
+}
+
+impl Row {
+    /// Nothing is on record of it: it has no row, or one as 0.1.0 wrote it, which counts as none.
+    fn is_fresh(&self) -> bool {
+        self.status == "pending" && self.generation == 0 && self.attempts == 0 && !self.waits && !self.is_keyed
+    }
 }
 
 /// What a worker has read of it.
@@ -63,6 +89,13 @@ struct Row {
 struct Seen {
     generation: i32,
     attempts: i32,
+    is_fresh: bool,
+}
+
+impl Seen {
+    fn of(row: &Row) -> Self {
+        Self { generation: row.generation, attempts: row.attempts, is_fresh: row.is_fresh() }
+    }
 }
 
 #[derive(Debug)]
@@ -73,49 +106,66 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
-        let fresh = Row { status: "pending", attempts: 0, generation: 0, waits: false, has_error: false };
+        let fresh = Row { status: "pending", attempts: 0, generation: 0, waits: false, is_keyed: false, error: Says::Nothing };
         Self { rows: [fresh; ROWS], seen: [None; ROWS] }
     }
 
     fn reset(row: &mut Row) {
-        *row = Row { status: "pending", attempts: 0, generation: row.generation + 1, waits: true, has_error: false };
+        *row = Row { status: "pending", attempts: 0, generation: row.generation + 1, waits: true, is_keyed: false, error: Says::Nothing };
     }
 
     fn apply(&mut self, step: Step) {
         let is_as_read = |row: &Row, seen: &Seen| row.status == "pending" && row.generation == seen.generation;
+        // A failure: nothing was recorded since it was read.
+        let is_untouched =
+            move |row: &Row, seen: &Seen| is_as_read(row, seen) && row.attempts == seen.attempts && (row.is_fresh() || !seen.is_fresh);
         match step {
-            Step::Read(n) => self.seen[n] = Some(Seen { generation: self.rows[n].generation, attempts: self.rows[n].attempts }),
+            Step::Read(n) => self.seen[n] = Some(Seen::of(&self.rows[n])),
             Step::Finish(n, status) => {
                 let (row, Some(seen)) = (&mut self.rows[n], self.seen[n]) else { return };
                 if is_as_read(row, &seen) {
-                    *row = Row { status, attempts: seen.attempts + 1, waits: false, has_error: status != "delivered", ..*row };
+                    let error = if status == "delivered" { Says::Nothing } else { Says::Failed };
+                    *row = Row { status, attempts: seen.attempts + 1, waits: false, is_keyed: false, error, ..*row };
                 }
             }
             Step::Postpone(n, worker) => {
                 let (row, Some(seen)) = (&mut self.rows[n], self.seen[n]) else { return };
-                if is_as_read(row, &seen) && row.attempts == seen.attempts && worker == OWNER {
-                    *row = Row { attempts: seen.attempts + 1, waits: true, has_error: true, ..*row };
+                if is_untouched(row, &seen) && worker == OWNER {
+                    let is_keyed = row.generation == 0;
+                    *row = Row { attempts: seen.attempts + 1, waits: true, is_keyed, error: Says::Failed, ..*row };
                 }
             }
-            Step::Charge(n) => {
+            Step::Park(n, worker) => {
+                let (row, Some(seen)) = (&mut self.rows[n], self.seen[n]) else { return };
+                if seen.generation == 0 && is_untouched(row, &seen) && worker == OWNER {
+                    (row.waits, row.is_keyed) = (false, true);
+                }
+            }
+            Step::Charge(n, worker) => {
                 let (row, Some(seen)) = (&mut self.rows[n], &mut self.seen[n]) else { return };
-                if is_as_read(row, seen) && row.attempts == seen.attempts {
-                    (row.attempts, row.has_error) = (row.attempts + 1, true);
-                    seen.attempts += 1;
+                if is_untouched(row, seen) && worker == OWNER {
+                    // One that is fresh gets its row by that. It costs no attempt.
+                    let is_keyed = row.is_keyed || seen.is_fresh;
+                    *row = Row { waits: true, is_keyed, error: Says::Begun, ..*row };
+                    seen.is_fresh = false;
                 }
             }
             Step::Uncharge(n) => {
-                let (row, Some(seen)) = (&mut self.rows[n], &mut self.seen[n]) else { return };
-                if is_as_read(row, seen) && row.attempts == seen.attempts && seen.attempts > 0 {
-                    (row.attempts, row.has_error) = (row.attempts - 1, false);
-                    seen.attempts -= 1;
+                let (row, Some(seen)) = (&mut self.rows[n], self.seen[n]) else { return };
+                if is_as_read(row, &seen) && row.attempts == seen.attempts && row.error == Says::Begun {
+                    row.error = Says::Nothing;
                 }
             }
             Step::Set(n, "pending") => Self::reset(&mut self.rows[n]),
-            Step::Set(n, status) => self.rows[n].status = status,
+            Step::Set(n, status) => self.rows[n] = Row { status, waits: false, is_keyed: false, ..self.rows[n] },
             Step::Replay(status) => self.rows.iter_mut().filter(|row| row.status == status).for_each(Self::reset),
         }
     }
+}
+
+/// Positions begin with 1.
+fn seq(n: usize) -> i64 {
+    n as i64 + 1
 }
 
 /// The database: a worker's connection, and an operator's.
@@ -130,36 +180,47 @@ impl Database {
         let mut worker = PgConnection::connect(url).await.unwrap();
         worker.execute("set sluice.worker = 'on'").await.unwrap();
         let mut operator = PgConnection::connect(url).await.unwrap();
-        operator.execute("insert into sluice.sinks (name, kind) values ('lms', 'null')").await.unwrap();
-        operator.execute("insert into sluice.lanes (sink, lane, worker) values ('lms', 0, 7)").await.unwrap();
+        operator.execute("insert into sluice.sinks (name, kind, owed_earlier) values ('lms', 'null', true)").await.unwrap();
+        operator.execute("update sluice.lanes set worker = 7 where sink = 'lms' and lane = 0").await.unwrap();
         Self { worker, operator, seen: [None; ROWS] }
     }
 
-    /// Fresh rows. Events stay, so that rows of earlier cases are gone and none is found twice.
-    async fn begin(&mut self) {
+    /// Fresh deliveries, some of them with a row as 0.1.0 wrote it. Nothing of earlier cases is left, so that none is found twice.
+    async fn begin(&mut self, has_row: [bool; ROWS]) {
         self.seen = [None; ROWS];
-        for table in ["events", "deliveries"] {
+        for table in ["log", "delivery_state", "attempts"] {
             self.operator.execute(AssertSqlSafe(format!("delete from sluice.{table}"))).await.unwrap();
         }
-        for n in 0..ROWS {
-            let event = "insert into sluice.events (seq, lane, source, event_id, payload_hash) values ($1, 0, 's', 'e-' || $1, '')";
-            sqlx::query(event).bind(n as i64).execute(&mut self.operator).await.unwrap();
-            let delivery = "insert into sluice.deliveries (event_seq, sink, lane) values ($1, 'lms', 0)";
-            sqlx::query(delivery).bind(n as i64).execute(&mut self.operator).await.unwrap();
+        for (n, has_row) in has_row.into_iter().enumerate() {
+            let event = "insert into sluice.log (seq, lane, source, event_id, order_key) values ($1, 0, 's', 'e-' || $1, 'acme/u')";
+            sqlx::query(event).bind(seq(n)).execute(&mut self.operator).await.unwrap();
+            if has_row {
+                let delivery = "insert into sluice.delivery_state (event_seq, sink, lane) values ($1, 'lms', 0)";
+                sqlx::query(delivery).bind(seq(n)).execute(&mut self.operator).await.unwrap();
+            }
         }
     }
 
+    /// As anybody sees it, once, with its key.
     async fn row(&mut self, n: usize) -> Row {
-        let sql =
-            "select status, attempts, generation, due_at is not null, last_error is not null from sluice.deliveries where event_seq = $1";
-        let row = sqlx::query(sql).bind(n as i64).fetch_one(&mut self.operator).await.unwrap();
+        let sql = "select d.status, d.attempts, d.generation, d.due_at is not null, s.key is not null, d.last_error
+                     from sluice.deliveries d left join sluice.delivery_state s on s.event_seq = d.event_seq and s.sink = d.sink
+                    where d.event_seq = $1";
+        let rows = sqlx::query(sql).bind(seq(n)).fetch_all(&mut self.operator).await.unwrap();
+        let [row] = &rows[..] else { panic!("{} rows of one delivery", rows.len()) };
         let status: String = row.get(0);
         let status = STATUSES.into_iter().find(|known| *known == status).unwrap();
-        Row { status, attempts: row.get(1), generation: row.get(2), waits: row.get(3), has_error: row.get(4) }
+        let error = match row.get::<Option<&str>, _>(5) {
+            None => Says::Nothing,
+            Some(error) if outcomes::MARKS.contains(&error) => Says::Begun,
+            Some(_) => Says::Failed,
+        };
+        Row { status, attempts: row.get(1), generation: row.get(2), waits: row.get(3), is_keyed: row.get(4), error }
     }
 
     fn target(n: usize, seen: Seen) -> Target {
-        Target { event_seq: n as i64, sink: Arc::from(SINK), generation: seen.generation, attempts: seen.attempts }
+        let Seen { generation, attempts, is_fresh } = seen;
+        Target { event_seq: seq(n), sink: Arc::from(SINK), generation, attempts, lane: 0, is_fresh }
     }
 
     async fn apply(&mut self, step: Step) {
@@ -167,7 +228,7 @@ impl Database {
         match step {
             Step::Read(n) => {
                 let row = self.row(n).await;
-                self.seen[n] = Some(Seen { generation: row.generation, attempts: row.attempts });
+                self.seen[n] = Some(Seen::of(&row));
             }
             Step::Finish(n, status) => {
                 let Some(seen) = self.seen[n] else { return };
@@ -177,27 +238,30 @@ impl Database {
             }
             Step::Postpone(n, worker) => {
                 let Some(seen) = self.seen[n] else { return };
-                let (target, attempts, due_at) = (Self::target(n, seen), seen.attempts + 1, clock::now());
-                let row = Postponed { target, worker, attempts, due_at, last_status: None, last_error: error };
+                let (target, attempts, due_at) = (Self::target(n, seen), seen.attempts + 1, Some(clock::now()));
+                let row = Postponed { target, worker, attempts, due_at, key: Some(KEY), last_status: None, last_error: error };
                 outcomes::postpone(&mut self.worker, &[&row]).await.unwrap();
             }
-            Step::Charge(n) => {
+            Step::Park(n, worker) => {
+                // Never a replay: it is outside the order of its key.
+                let Some(seen) = self.seen[n].filter(|seen| seen.generation == 0) else { return };
+                let (target, attempts) = (Self::target(n, seen), seen.attempts);
+                let row = Postponed { target, worker, attempts, due_at: None, key: Some(KEY), last_status: None, last_error: None };
+                outcomes::postpone(&mut self.worker, &[&row]).await.unwrap();
+            }
+            Step::Charge(n, worker) => {
                 let Some(seen) = self.seen[n] else { return };
-                if outcomes::charge(&mut self.worker, &Self::target(n, seen)).await.unwrap() {
-                    self.seen[n] = Some(Seen { attempts: seen.attempts + 1, ..seen });
+                if outcomes::charge(&mut self.worker, &Self::target(n, seen), Some(KEY), worker, 0).await.unwrap() {
+                    self.seen[n] = Some(Seen { is_fresh: false, ..seen });
                 }
             }
             Step::Uncharge(n) => {
-                let Some(seen) = self.seen[n].filter(|seen| seen.attempts > 0) else { return };
-                let before = self.row(n).await.attempts;
+                let Some(seen) = self.seen[n] else { return };
                 outcomes::uncharge(&mut self.worker, &Self::target(n, seen)).await.unwrap();
-                if self.row(n).await.attempts < before {
-                    self.seen[n] = Some(Seen { attempts: seen.attempts - 1, ..seen });
-                }
             }
             Step::Set(n, status) => {
                 let sql = "update sluice.deliveries set status = $2 where event_seq = $1";
-                sqlx::query(sql).bind(n as i64).bind(status).execute(&mut self.operator).await.unwrap();
+                sqlx::query(sql).bind(seq(n)).bind(status).execute(&mut self.operator).await.unwrap();
             }
             Step::Replay(status) => {
                 sqlx::query("select sluice.replay(sink => 'lms', status => $1)").bind(status).execute(&mut self.operator).await.unwrap();
@@ -217,10 +281,10 @@ fn whatever_workers_and_operators_do_each_delivery_is_as_the_states_say() {
     });
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() });
     let database = std::cell::RefCell::new(&mut database);
-    let ran = runner.run(&prop::collection::vec(step(), 1..40), |steps| {
+    let ran = runner.run(&(prop::array::uniform(any::<bool>()), prop::collection::vec(step(), 1..40)), |(has_row, steps)| {
         let mut database = database.borrow_mut();
         let mut model = Model::new();
-        runtime.block_on(database.begin());
+        runtime.block_on(database.begin(has_row));
         for (i, step) in steps.iter().enumerate() {
             let generations = model.rows.map(|row| row.generation);
             model.apply(*step);

@@ -1,7 +1,7 @@
 //! `sluice migrate`.
 
 use super::{Context, Failure, print};
-use crate::store::migrate::{self, State};
+use crate::store::migrate::{self, Standstill, State};
 use crate::store::pooler::NotOurs;
 use crate::store::roles;
 
@@ -42,8 +42,9 @@ impl Args {
     }
 
     async fn up(&self, url: &str) -> Result<(), Failure> {
-        up(url).await?;
-        if self.roles {
+        let applied = up(url).await?;
+        // Rights on what a migration has made anew are given by it, where roles are used.
+        if self.roles || (applied > 0 && roles::are_used(url).await.map_err(failure)?) {
             roles::grant(url).await.map_err(failure)?;
             print(&format!("granted their rights to {}\n", roles::ROLES.join(", ")));
         }
@@ -59,7 +60,9 @@ impl Args {
     }
 }
 
-async fn up(url: &str) -> Result<(), Failure> {
+/// Returns how many migrations were applied.
+async fn up(url: &str) -> Result<usize, Failure> {
+    warn(url).await?;
     let applied = migrate::up(url).await.map_err(failure)?;
     for migration in &applied {
         print(&format!("applied {:04} {} ({} ms)\n", migration.version, migration.description, migration.took.as_millis()));
@@ -67,10 +70,22 @@ async fn up(url: &str) -> Result<(), Failure> {
     if applied.is_empty() {
         print("the schema is current\n");
     }
+    Ok(applied.len())
+}
+
+/// Says beforehand what stands still, and for how long about.
+async fn warn(url: &str) -> Result<(), Failure> {
+    if let Some(Standstill { events, seconds }) = migrate::standstill(url).await.map_err(failure)? {
+        eprintln!(
+            "This database is of version 0.1. About {events} events are stored: migrating takes about {seconds} s, during which nothing is \
+             received (ingest answers 503) and nothing delivered. There is no way back to 0.1. Killed midway, it keeps nothing and can be run again."
+        );
+    }
     Ok(())
 }
 
 async fn dry_run(url: &str) -> Result<(), Failure> {
+    warn(url).await?;
     let planned = migrate::dry_run(url).await.map_err(failure)?;
     if planned.first().is_some_and(|migration| migration.version == 1) {
         print("create schema if not exists sluice;\n-- Besides, sluice.migrations is made, which keeps what was applied.\n\n");

@@ -10,6 +10,7 @@ pub mod ingest;
 pub mod migrate;
 pub mod mindtickle;
 pub mod projection;
+pub mod prune;
 pub mod replay;
 pub mod reverify;
 pub mod route;
@@ -76,6 +77,8 @@ pub enum Command {
     Reverify(reverify::Args),
     /// Remove what is stored of a person
     Erase(erase::Args),
+    /// Drop what was received before a day and is owed to nobody
+    Prune(prune::Args),
     /// The tables that projection sinks keep
     Projection(projection::Args),
     /// Measure this machine: single inserts by pgbench, then ingest, drain, both at once, latency and cost

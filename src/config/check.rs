@@ -3,7 +3,7 @@
 use super::error::Problem;
 use super::raw::{self, Item, List, Scalar};
 use super::values::{self, duration};
-use super::{Config, Ingest, KeepUnverified, Secret, Source, Worker, mindtickle, profiles, sinks};
+use super::{Config, Ingest, KeepUnverified, Retention, Secret, Source, Worker, mindtickle, profiles, sinks};
 use crate::profile::{Profile, TimestampPlace};
 use serde_spanned::Spanned;
 use std::collections::HashSet;
@@ -29,6 +29,7 @@ pub(super) fn config(raw: &raw::File, given: mindtickle::Given) -> Result<Config
         database_url: read(&raw.database_url, "database_url", values::database_url)?,
         ingest: ingest(&raw.ingest)?,
         worker: worker(&raw.worker)?,
+        retention: retention(&raw.retention)?,
         mindtickle: mindtickle::mindtickle(&raw.mindtickle, given)?,
         sources: sources(&raw.source, &profiles)?,
         sinks: sinks::sinks(&raw.sink)?,
@@ -85,6 +86,15 @@ fn worker(raw: &raw::Worker) -> Result<Worker, Problem> {
         read_ahead: read(&raw.read_ahead, "read_ahead", values::count(1..=100_000))?.unwrap_or(4000),
         poll: read(&raw.poll, "poll", duration(MILLISECOND..=MINUTE))?.unwrap_or(Duration::from_secs(1)),
     })
+}
+
+fn retention(raw: &raw::Retention) -> Result<Retention, Problem> {
+    let kept = |item, key| read(item, key, duration(HOUR..=100 * YEAR));
+    let retention = Retention { payloads: kept(&raw.payloads, "payloads")?, deliveries: kept(&raw.deliveries, "deliveries")? };
+    if retention.deliveries.is_some_and(|deliveries| retention.payloads.is_some_and(|payloads| payloads > deliveries)) {
+        return Err(wrong(&raw.payloads, "`payloads` must not be longer than `deliveries`: they are dropped with them"));
+    }
+    Ok(retention)
 }
 
 fn sources(raw: &[Spanned<raw::Source>], profiles: &[Profile]) -> Result<Vec<Source>, Problem> {

@@ -72,6 +72,7 @@ pub struct Config {
     pub database_url: Option<Secret<String>>,
     pub ingest: Ingest,
     pub worker: Worker,
+    pub retention: Retention,
     pub mindtickle: Mindtickle,
     pub sources: Vec<Source>,
     pub sinks: Vec<Sink>,
@@ -216,6 +217,15 @@ pub struct Worker {
     pub read_ahead: usize,
     /// How often an idle worker asks for rows: `poll`, default 1 s.
     pub poll: Duration,
+}
+
+/// `[retention]`: how long things are kept. Whole ranges of the log go at once, so each stays somewhat longer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// `payloads`; `None`: as long as the deliveries. Then a replay says that the payload is gone.
+    pub payloads: Option<Duration>,
+    /// `deliveries`: events, deliveries and attempts; `None`: for ever. Event ids are kept for ever in any case.
+    pub deliveries: Option<Duration>,
 }
 
 /// `[[source]]`: one route, `/webhooks/{name}`.

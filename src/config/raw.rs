@@ -114,6 +114,8 @@ pub(super) struct File {
     #[serde(default)]
     pub worker: Worker,
     #[serde(default)]
+    pub retention: Retention,
+    #[serde(default)]
     pub mindtickle: Mindtickle,
     #[serde(default)]
     pub profile: Vec<Spanned<Profile>>,
@@ -158,6 +160,13 @@ pub(super) struct Worker {
     pub drain_timeout: Option<Item>,
     pub read_ahead: Option<Item>,
     pub poll: Option<Item>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default, expecting = "a table: write [retention]")]
+pub(super) struct Retention {
+    pub payloads: Option<Item>,
+    pub deliveries: Option<Item>,
 }
 
 #[derive(Deserialize, Default)]

@@ -75,6 +75,7 @@ fn an_empty_config_is_valid_and_has_the_documented_defaults() {
     let worker = config.worker;
     assert_eq!((worker.ops_listen, worker.drain_timeout), (None, Duration::from_secs(20)));
     assert_eq!((worker.read_ahead, worker.poll), (4000, Duration::from_secs(1)));
+    assert_eq!(config.retention, Retention::default(), "nothing is ever dropped");
 
     let source = &parse(&source("secrets = [\"s\"]")).unwrap().sources[0];
     assert_eq!((&source.profile, &source.company_id), (&Profile::mindtickle(), &None));
@@ -117,6 +118,9 @@ fn every_key_of_the_ingest_and_the_worker_is_read() {
         drain_timeout = "1m30s"
         read_ahead = 10
         poll = "50ms"
+        [retention]
+        payloads = "90d"
+        deliveries = "400d"
         "#,
     )
     .unwrap();
@@ -130,6 +134,8 @@ fn every_key_of_the_ingest_and_the_worker_is_read() {
     let worker = config.worker;
     assert_eq!((worker.ops_listen.unwrap().port(), worker.drain_timeout.as_secs()), (9001, 90));
     assert_eq!((worker.read_ahead, worker.poll.as_millis()), (10, 50));
+    let days = |days: u64| Some(Duration::from_secs(days * 24 * 3600));
+    assert_eq!((config.retention.payloads, config.retention.deliveries), (days(90), days(400)));
 }
 
 #[test]

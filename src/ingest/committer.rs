@@ -70,6 +70,11 @@ impl Committer {
     }
 
     async fn commit(&mut self, jobs: Vec<Job>) {
+        if jobs.iter().any(|job| job.event.came_late) {
+            // Only these are answered from memory, and only while the database is the one that it is of.
+            self.database.confirm().await;
+            self.follow_history();
+        }
         let mut steps = vec![Step::Insert(self.group(jobs))];
         while let Some(step) = steps.pop() {
             let (mut items, is_insert) = match step {
@@ -124,19 +129,20 @@ impl Committer {
     async fn insert(&mut self, items: Vec<Item>, steps: &mut Vec<Step>) -> Result<(), (Trouble, Vec<Item>)> {
         let began = clock::instant();
         let events: Vec<&NewEvent> = items.iter().map(|item| &item.job.event).collect();
-        let inserted = match self.database.insert(&events).await {
-            Ok(inserted) => inserted,
+        let stored = match self.database.insert(&events).await {
+            Ok(stored) => stored,
             Err(trouble) => return Err((trouble, items)),
         };
         failpoint!("commit-done");
+        self.follow_history();
         self.committed();
-        self.metrics.batch(items.len(), clock::instant().duration_since(began), &inserted.owed);
-        let stored = inserted.stored.iter().filter(|stored| **stored).count();
-        if stored > 0 {
-            self.wake.hint(stored);
+        self.metrics.batch(items.len(), clock::instant().duration_since(began));
+        let count = stored.iter().filter(|stored| **stored).count();
+        if count > 0 {
+            self.wake.hint(count);
         }
         let mut taken = Vec::new();
-        for (item, stored) in items.into_iter().zip(inserted.stored) {
+        for (item, stored) in items.into_iter().zip(stored) {
             match (stored, item.job.event.quarantine.is_some()) {
                 (true, false) => {
                     self.recent.remember(Request::of(&item.job.event));
@@ -183,6 +189,13 @@ impl Committer {
             steps.push(Step::Insert(again));
         }
         Ok(())
+    }
+
+    /// What is remembered may be what the database's history of now has lost.
+    fn follow_history(&mut self) {
+        if self.database.has_turned() {
+            self.recent.forget();
+        }
     }
 
     fn committed(&mut self) {

@@ -5,7 +5,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Names of sources and of sinks become labels; nothing of a request does.
+/// Names of sources become labels; nothing of a request does.
 pub struct SourceMetrics {
     requests: HashMap<&'static str, Counter>,
     refusals_spike: Gauge,
@@ -44,7 +44,6 @@ pub struct CommitMetrics {
     commit_seconds: Histogram,
     queue_events: Gauge,
     queue_bytes: Gauge,
-    owed: HashMap<String, Counter>,
 }
 
 impl CommitMetrics {
@@ -53,29 +52,17 @@ impl CommitMetrics {
         metrics::describe_histogram!("sluice_ingest_commit_seconds", "From a batch's statement to its commit.");
         metrics::describe_gauge!("sluice_ingest_queue_events", "Verified events that wait for their commit.");
         metrics::describe_gauge!("sluice_ingest_queue_bytes", "Bytes of payload that wait for their commit.");
-        metrics::describe_counter!("sluice_deliveries_created_total", "Deliveries that became owed, by sink.");
         Self {
             batch_events: histogram!("sluice_ingest_batch_events"),
             commit_seconds: histogram!("sluice_ingest_commit_seconds"),
             queue_events: gauge!("sluice_ingest_queue_events"),
             queue_bytes: gauge!("sluice_ingest_queue_bytes"),
-            owed: HashMap::new(),
         }
     }
 
-    pub fn batch(&mut self, events: usize, took: Duration, owed: &[(String, u64)]) {
+    pub fn batch(&self, events: usize, took: Duration) {
         self.batch_events.record(events as f64);
         self.commit_seconds.record(took.as_secs_f64());
-        for (sink, count) in owed {
-            match self.owed.get(sink) {
-                Some(counter) => counter.increment(*count),
-                None => {
-                    let counter = counter!("sluice_deliveries_created_total", "sink" => sink.clone());
-                    counter.increment(*count);
-                    self.owed.insert(sink.clone(), counter);
-                }
-            }
-        }
     }
 
     pub fn queued(&self, (events, bytes): (usize, usize)) {

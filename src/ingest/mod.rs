@@ -1,6 +1,6 @@
 //! Takes events in: HTTP → `door` (verified) → `queue` → `committer` (one statement a batch) → answer. One file each, in this order.
 //!
-//! It knows no sink's address and no sink's secret: which deliveries are owed is decided inside the insert, by joining `sluice.sinks`.
+//! It knows no sink: what is owed to whom follows from the log and from `sluice.subscriptions`.
 
 mod answers;
 mod committer;

@@ -41,6 +41,11 @@ impl Recent {
         Self { known: HashSet::new(), order: VecDeque::new(), capacity }
     }
 
+    pub fn forget(&mut self) {
+        self.known.clear();
+        self.order.clear();
+    }
+
     pub fn contains(&self, request: Request) -> bool {
         self.known.contains(&request)
     }

@@ -64,9 +64,9 @@ fn verified(config: &Config, row: Row) -> Option<NewEvent> {
 
 async fn store(conn: &mut PgConnection, batch: Vec<NewEvent>, sum: &mut Reverified) -> Result<(), sqlx::Error> {
     // One by one where it matters: of two with one id the first is stored, and the second finds it.
-    let inserted = events::insert_batch(conn, &batch.iter().collect::<Vec<_>>()).await?;
-    sum.stored += inserted.stored.iter().filter(|stored| **stored).count();
-    let taken: Vec<NewEvent> = batch.into_iter().zip(inserted.stored).filter(|(_, stored)| !stored).map(|(event, _)| event).collect();
+    let stored = events::insert_batch(conn, &batch.iter().collect::<Vec<_>>()).await?;
+    sum.stored += stored.iter().filter(|stored| **stored).count();
+    let taken: Vec<NewEvent> = batch.into_iter().zip(stored).filter(|(_, stored)| !stored).map(|(event, _)| event).collect();
     if taken.is_empty() {
         return Ok(());
     }
@@ -81,8 +81,8 @@ async fn store(conn: &mut PgConnection, batch: Vec<NewEvent>, sum: &mut Reverifi
         }
     }
     if !others.is_empty() {
-        let inserted = events::insert_batch(conn, &others.iter().collect::<Vec<_>>()).await?;
-        let conflicts = inserted.stored.iter().filter(|stored| **stored).count();
+        let stored = events::insert_batch(conn, &others.iter().collect::<Vec<_>>()).await?;
+        let conflicts = stored.iter().filter(|stored| **stored).count();
         sum.conflicts += conflicts;
         sum.duplicates += others.len() - conflicts;
     }

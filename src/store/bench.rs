@@ -87,7 +87,7 @@ pub async fn reset_statements(conn: &mut PgConnection) -> Result<(), sqlx::Error
 
 /// What was counted since then, without what this file asks while it is counted (which says so in a comment).
 pub async fn statements(conn: &mut PgConnection) -> Result<Statements, sqlx::Error> {
-    // The read of due deliveries is known by its LATERAL probes, which no other statement on deliveries has.
+    // The read of the log is known by its LATERAL ranges, which no other statement on the log has.
     let counted = "
         select coalesce(sum(calls), 0)::bigint                                   as calls,
                coalesce(sum(calls) filter (where is_fetch), 0)::bigint           as fetches,
@@ -95,7 +95,7 @@ pub async fn statements(conn: &mut PgConnection) -> Result<Statements, sqlx::Err
                coalesce(sum(total_exec_time) filter (where is_fetch), 0)::float8 as fetching_ms,
                coalesce(sum(pages) filter (where is_fetch), 0)::bigint           as fetched_pages
           from (select s.calls, s.rows, s.total_exec_time, s.shared_blks_hit + s.shared_blks_read as pages,
-                       s.query like '%cross join lateral%' and s.query like '%sluice.deliveries%' as is_fetch
+                       s.query like '%cross join lateral%' and s.query like '%sluice.log l%' as is_fetch
                   from pg_stat_statements s
                  where s.dbid = (select oid from pg_database where datname = current_database())
                    and s.query not like '%pg_stat_statements%' and s.query not like '%sluice bench%') s";
@@ -104,7 +104,7 @@ pub async fn statements(conn: &mut PgConnection) -> Result<Statements, sqlx::Err
 
 /// The last event's position; 0: there is none.
 pub async fn last_position(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar!(r#"select /* sluice bench */ coalesce(max(seq), 0) as "last!" from sluice.events"#).fetch_one(conn).await
+    sqlx::query_scalar!(r#"select /* sluice bench */ coalesce(max(seq), 0) as "last!" from sluice.log"#).fetch_one(conn).await
 }
 
 /// Whether no delivery after this position is pending: cheap near the end, by the primary key.

@@ -18,25 +18,16 @@ pub const SETTINGS: &[(&str, &str)] = &[
     ("work_mem", "32MB"),
 ];
 
-/// What a batch came to.
-#[derive(Debug)]
-pub struct Inserted {
-    /// For each event of the batch, in its order: whether a row was written. False: its id, or its request, is there already.
-    pub stored: Vec<bool>,
-    /// Deliveries that are now owed, by sink.
-    pub owed: Vec<(String, u64)>,
-}
-
 /// One value of each event.
 fn column<'a, T>(events: &[&'a NewEvent], value: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
     events.iter().map(|event| value(event)).collect()
 }
 
-/// [`insert_batch`] for events that are not quarantined, a fifth cheaper; `None`: an id is taken, or comes twice, and nothing is stored.
-pub async fn insert_new_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Result<Option<Inserted>, sqlx::Error> {
+/// [`insert_batch`] for events that are not quarantined, a fifth cheaper; `false`: an id is taken, or comes twice, and nothing is stored.
+pub async fn insert_new_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Result<bool, sqlx::Error> {
     debug_assert!(events.iter().all(|event| event.quarantine.is_none()), "a quarantined event is stored beside the one that has its id");
-    let row = sqlx::query!(
-        r#"select sinks, owed from sluice.store_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"#,
+    sqlx::query_scalar!(
+        r#"select sluice.store_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as "stored!""#,
         &column(events, |event| event.source.as_ref()) as &[&str],   // $1 source
         &column(events, |event| event.event_id.as_str()) as &[&str], // $2 event_id
         &column(events, |event| event.derived_id) as &[bool],        // $3 derived_id
@@ -49,20 +40,14 @@ pub async fn insert_new_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> 
         &column(events, |event| event.headers.as_str()) as &[&str],  // $10 headers
     )
     .fetch_one(conn)
-    .await?;
-    let (Some(sinks), Some(owed)) = (row.sinks, row.owed) else { return Ok(None) };
-    Ok(Some(Inserted { stored: vec![true; events.len()], owed: counts(sinks, owed) }))
+    .await
 }
 
-fn counts(sinks: Vec<String>, owed: Vec<i64>) -> Vec<(String, u64)> {
-    sinks.into_iter().zip(owed).map(|(sink, n)| (sink, n as u64)).collect()
-}
-
-/// Stores a batch, with payloads and with a delivery for each sink that subscribes, in one statement: when this returns, it is
-/// committed. `seq` follows the batch's order. What is there already is left out.
-pub async fn insert_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Result<Inserted, sqlx::Error> {
+/// Stores a batch, with payloads, in one statement: when this returns, it is committed. `seq` follows the batch's order. Says of each
+/// event, in that order, whether it was stored; where not, its id, or its quarantined request, is there already.
+pub async fn insert_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Result<Vec<bool>, sqlx::Error> {
     // `fetch_one` reads up to ReadyForQuery, which the server sends after its commit: rows alone prove nothing.
-    let row = sqlx::query!(
+    let numbers = sqlx::query_scalar!(
         r#"
         with input as materialized (
             -- Numbered here, in the order of arrival.
@@ -71,32 +56,33 @@ pub async fn insert_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Resu
                           $9::bytea[], $10::bytea[], $11::bytea[], $12::text[]) with ordinality
                    as i(source, event_id, derived_id, type, company_id, order_key, lane, quarantine,
                         payload_hash, request_hash, payload, headers, n)
-        ), new as (
-            insert into sluice.events
-                   (seq, source, event_id, derived_id, type, company_id, order_key, lane, quarantine, payload_hash, request_hash)
-            select i.seq, i.source, i.event_id, i.derived_id, i.type, i.company_id, i.order_key, i.lane, i.quarantine,
-                   i.payload_hash, i.request_hash
-              -- A materialized CTE is read as it was made, in the order of arrival: of two rows with one id the first wins, and the
-              -- primary keys grow at their right edge. (A sort by id, in which no two writers could deadlock, costs a tenth more;
-              -- one by n, which would say this in SQL, a twentieth.)
-              from input i
+        ), named as (
+            -- A materialized CTE is read as it was made, in the order of arrival: of two rows with one id the first wins, and the
+            -- primary keys grow at their right edge. (A sort by id, in which no two writers could deadlock, costs a tenth more;
+            -- one by n, which would say this in SQL, a twentieth.)
+            insert into sluice.event_ids (seq, lane, event_id, source, payload_hash)
+            select i.seq, i.lane, i.event_id, i.source, i.payload_hash from input i where i.quarantine is null
             on conflict do nothing
-            returning seq, lane, type, quarantine
+            returning seq
+        ), held_back as (
+            insert into sluice.quarantined_ids (seq, source, event_id, request_hash, payload_hash)
+            select i.seq, i.source, i.event_id, i.request_hash, i.payload_hash from input i where i.quarantine is not null
+            on conflict do nothing
+            returning seq
+        ), new as materialized (
+            select seq from named union all select seq from held_back
+        ), findable as (
+            insert into sluice.event_ids (seq, quarantined_seq, lane, event_id, source, payload_hash)
+            select i.seq, i.seq, i.lane, i.event_id, i.source, i.payload_hash from input i join held_back using (seq)
+        ), logged as (
+            insert into sluice.log (seq, source, event_id, derived_id, type, company_id, order_key, lane, quarantine)
+            select i.seq, i.source, i.event_id, i.derived_id, i.type, i.company_id, i.order_key, i.lane, i.quarantine
+              from input i join new using (seq)
         ), kept as (
             insert into sluice.payloads (event_seq, payload, headers)
             select i.seq, i.payload, i.headers::jsonb from input i join new using (seq)
-        ), owed as (
-            insert into sluice.deliveries (event_seq, sink, lane)
-            select new.seq, s.name, new.lane
-              from new join sluice.sinks s on s.events is null or new.type = any (s.events)
-             where new.quarantine is null and s.retired_at is null
-            returning sink
-        ), tally as (
-            select sink, count(*) as n from owed group by sink
         )
-        select array(select i.n from input i join new using (seq)) as "stored!",
-               coalesce(array_agg(sink), '{}') as "sinks!", coalesce(array_agg(n), '{}') as "owed!"
-          from tally
+        select array(select i.n from input i join new using (seq)) as "stored!"
         "#,
         &column(events, |event| event.source.as_ref()) as &[&str],   // $1 source
         &column(events, |event| event.event_id.as_str()) as &[&str], // $2 event_id
@@ -107,23 +93,23 @@ pub async fn insert_batch(conn: &mut PgConnection, events: &[&NewEvent]) -> Resu
         &column(events, |event| event.lane) as &[i16],               // $7 lane
         &column(events, |event| event.quarantine.as_deref()) as &[Option<&str>], // $8 quarantine
         &column(events, |event| event.payload_hash.as_slice()) as &[&[u8]], // $9 payload_hash
-        &column(events, request_hash) as &[Option<&[u8]>],           // $10 request_hash
+        &column(events, |event| event.request_hash.as_slice()) as &[&[u8]], // $10 request_hash
         &column(events, |event| event.payload.as_ref()) as &[&[u8]], // $11 payload
         &column(events, |event| event.headers.as_str()) as &[&str],  // $12 headers
     )
     .fetch_one(conn)
     .await?;
     let mut stored = vec![false; events.len()];
-    for n in row.stored {
+    for n in numbers {
         // Ordinality counts from 1.
         stored[n as usize - 1] = true;
     }
-    Ok(Inserted { stored, owed: counts(row.sinks, row.owed) })
+    Ok(stored)
 }
 
-/// Kept for quarantined events only, whose index needs it: on the others it would cost the insert a tenth.
-fn request_hash(event: &NewEvent) -> Option<&[u8]> {
-    event.quarantine.is_some().then_some(event.request_hash.as_slice())
+/// Whether an insert failed because the log has no range for its numbers (SQLSTATE 23514: no table that is stored to has a check of its own).
+pub fn lacks_range(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "23514")
 }
 
 /// The payload hashes under which these events' ids are stored, in the batch's order; `None`: the id is not stored (any more).
@@ -139,8 +125,8 @@ pub async fn stored_hashes(conn: &mut PgConnection, events: &[&NewEvent]) -> Res
           from written
          cross join unnest($1::text[], $2::text[]) with ordinality as i(source, event_id, n)
          cross join lateral (
-               select e.payload_hash from sluice.events e
-                where e.source = i.source and e.event_id = i.event_id and e.quarantine is null
+               select e.payload_hash from sluice.event_ids e
+                where e.event_id = i.event_id and e.source = i.source and e.quarantined_seq = 0
                -- Keeps the lookup a lookup: one index probe for each id.
                offset 0) e
         "#,

@@ -3,24 +3,29 @@
 //! A lease ends by its row being deleted, never by being overtaken: [`reap`] deletes expired rows, and a renewal that
 //! finds no row has lost. So a renewal and a takeover cannot both succeed, however they interleave.
 
+use super::log::Asker;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 /// How long a lease lasts without a renewal, in seconds of the database's clock.
 pub const LEASE_SECONDS: f64 = 10.0;
 
+/// The shape of the log that this worker reads: see `workers.log_version`.
+const LOG_VERSION: i32 = 2;
+
 /// Takes a lease for this process; returns its id.
 pub async fn register(conn: &mut PgConnection, name: &str, epoch: i32, sinks: &[String]) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"
-        insert into sluice.workers (name, epoch, sinks, expires_at)
-        values ($1, $2, $3, now() + $4 * interval '1 second')
+        insert into sluice.workers (name, epoch, sinks, expires_at, log_version)
+        values ($1, $2, $3, now() + $4 * interval '1 second', $5)
         returning id
         "#,
         name,
         epoch,
         sinks,
         LEASE_SECONDS,
+        LOG_VERSION,
     )
     .fetch_one(conn)
     .await
@@ -41,6 +46,8 @@ pub struct SinkState {
     pub owned: i64,
     /// Lanes that nobody owns, or whose owner's lease is over.
     pub free: i64,
+    /// `sinks.revision`: which version of what it is owed.
+    pub revision: i32,
 }
 
 /// The answer to a renewal.
@@ -73,7 +80,7 @@ pub async fn renew(conn: &mut PgConnection, worker: i64) -> Result<Option<Renewa
                coalesce(extract(epoch from s.breaker_until - now())::float8, 0) as "breaker_left_seconds!",
                s.breaker_trips as "breaker_trips?",
                (select count(*) from sluice.workers w where w.expires_at > now() and s.name = any (w.sinks)) as "workers!",
-               coalesce(o.owned, 0) as "owned!", coalesce(o.free, 0) as "free!"
+               coalesce(o.owned, 0) as "owned!", coalesce(o.free, 0) as "free!", s.revision as "revision?"
           from me
           left join sluice.sinks s on s.name = any (me.sinks) and s.retired_at is null
           left join owners o on o.sink = s.name
@@ -95,6 +102,7 @@ pub async fn renew(conn: &mut PgConnection, worker: i64) -> Result<Option<Renewa
             workers: row.workers,
             owned: row.owned,
             free: row.free,
+            revision: row.revision?,
         })
     });
     Ok(Some(Renewal { now, next_expiry_seconds, sinks: sinks.collect() }))
@@ -125,6 +133,10 @@ pub struct Claimed {
     pub lane: i16,
     /// Its last owner died with it: one of its rows may be why.
     pub orphaned: bool,
+    /// Up to where it is settled.
+    pub settled_to: i64,
+    /// The revision of the sink's subscriptions under which that may move on.
+    pub revision: i32,
 }
 
 /// Takes up to `limit` free lanes of a sink.
@@ -145,7 +157,7 @@ pub async fn claim(conn: &mut PgConnection, worker: i64, sink: &str, limit: i64)
          where l.sink = f.sink and l.lane = f.lane
            -- The lease may have ended between two statements: take nothing without one.
            and exists (select from sluice.workers w where w.id = $1 and w.expires_at > now())
-        returning l.lane, f.orphaned as "orphaned!"
+        returning l.lane, f.orphaned as "orphaned!", l.settled_to, l.revision
         "#,
         worker,
         sink,
@@ -155,24 +167,87 @@ pub async fn claim(conn: &mut PgConnection, worker: i64, sink: &str, limit: i64)
     .await
 }
 
-/// Keeps lanes with their owners until this transaction ends: who claims one afterwards sees what the transaction has written.
-pub async fn hold(conn: &mut PgConnection, lanes: impl IntoIterator<Item = (&str, i16)>) -> Result<(), sqlx::Error> {
+/// Keeps lanes with their owners until this transaction ends: who claims one afterwards sees what the transaction has written. Returns
+/// those that are kept; the others are being changed by an open transaction.
+pub async fn hold(conn: &mut PgConnection, lanes: impl IntoIterator<Item = (&str, i16)>) -> Result<Vec<(String, i16)>, sqlx::Error> {
     let (sinks, lanes): (Vec<&str>, Vec<i16>) = lanes.into_iter().unzip();
-    sqlx::query!(
+    let held = sqlx::query!(
         r#"
-        select from sluice.lanes l join unnest($1::text[], $2::smallint[]) as u(sink, lane) on u.sink = l.sink and u.lane = l.lane
-           for share of l
+        select l.sink, l.lane from sluice.lanes l join unnest($1::text[], $2::smallint[]) as u(sink, lane) on u.sink = l.sink and u.lane = l.lane
+           for share of l skip locked
         "#,
         &sinks as &[&str],
         &lanes,
     )
-    .execute(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(())
+    Ok(held.into_iter().map(|row| (row.sink, row.lane)).collect())
 }
 
-/// Hands lanes over, and tells the others.
-pub async fn release(conn: &mut PgConnection, worker: i64, sink: &str, lanes: &[i16]) -> Result<(), sqlx::Error> {
+/// Up to where one of this worker's lanes is settled: see `lanes.settled_to`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    pub sink: std::sync::Arc<str>,
+    pub lane: i16,
+    pub settled_to: i64,
+    /// Under which revision of the sink's subscriptions.
+    pub revision: i32,
+}
+
+/// Moves `settled_to` on, where this worker still owns the lane and knows what its sink is owed, and while the connection lives that has
+/// asked how far positions were given out. Returns the lanes that it was moved in, or need not be.
+pub async fn settle(
+    conn: &mut PgConnection,
+    worker: i64,
+    settlements: &[Settlement],
+    asker: Asker,
+) -> Result<Vec<(String, i16)>, sqlx::Error> {
+    let moved = sqlx::query!(
+        r#"
+        update sluice.lanes l set settled_to = greatest(l.settled_to, u.settled_to)
+          from unnest($2::text[], $3::smallint[], $4::bigint[], $5::int[]) as u(sink, lane, settled_to, revision)
+         where l.sink = u.sink and l.lane = u.lane and l.worker = $1 and l.revision = u.revision 
+           and exists (select from pg_stat_get_activity($6) a where a.backend_start = $7)
+        returning l.sink, l.lane
+        "#,
+        worker,                                                                   // $1 worker
+        &settlements.iter().map(|one| &*one.sink).collect::<Vec<_>>() as &[&str], // $2 sink
+        &settlements.iter().map(|one| one.lane).collect::<Vec<_>>(),              // $3 lane
+        &settlements.iter().map(|one| one.settled_to).collect::<Vec<_>>(),        // $4 settled_to
+        &settlements.iter().map(|one| one.revision).collect::<Vec<_>>(),          // $5 revision
+        asker.pid,                                                                // $6 asker: pid
+        asker.connected_at,                                                       // $7 connected_at
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(moved.into_iter().map(|row| (row.sink, row.lane)).collect())
+}
+
+/// Where the lanes of a sink stand that this worker owns.
+#[derive(Debug)]
+pub struct Position {
+    pub lane: i16,
+    pub settled_to: i64,
+    pub revision: i32,
+}
+
+/// See [`Position`].
+pub async fn positions(conn: &mut PgConnection, worker: i64, sink: &str) -> Result<Vec<Position>, sqlx::Error> {
+    sqlx::query_as!(Position, "select lane, settled_to, revision from sluice.lanes where sink = $1 and worker = $2", sink, worker)
+        .fetch_all(conn)
+        .await
+}
+
+/// Hands lanes over, and tells the others. `settlements`: up to where they are settled.
+pub async fn release(
+    conn: &mut PgConnection,
+    worker: i64,
+    sink: &str,
+    lanes: &[i16],
+    settlements: &[Settlement],
+    asker: Asker,
+) -> Result<(), sqlx::Error> {
+    settle(&mut *conn, worker, settlements, asker).await?;
     sqlx::query!(
         "update sluice.lanes set worker = null, since = now() where worker = $1 and sink = $2 and lane = any ($3)",
         worker,

@@ -126,7 +126,7 @@ pub async fn up(url: &str) -> Result<Vec<Applied>, Error> {
     let mut applied = Vec::new();
     for migration in done {
         let description = migration.description.to_string();
-        match conn.apply(TABLE, migration).await {
+        match apply(&mut conn, migration).await {
             Ok(took) => applied.push(Applied { version: migration.version, description, took }),
             Err(source) => return Err(Error::Failed { version: migration.version, description, source }),
         }
@@ -135,6 +135,69 @@ pub async fn up(url: &str) -> Result<Vec<Applied>, Error> {
     // Everything is committed; a connection that fails to say goodbye changes nothing.
     let _ = conn.close().await;
     Ok(applied)
+}
+
+/// How long a migration waits for a lock before it lets those behind it pass, and how long for: ingest gives a request up after 2.5 s.
+const LOCK_TIMEOUT: &str = "800ms";
+const LOCK_PAUSE: Duration = Duration::from_millis(1200);
+/// For how long it tries.
+const LOCK_TRIES: u32 = 150;
+
+/// Applies one migration. Where a long query is in its way it stands back and tries again, so that nobody waits behind it.
+async fn apply(conn: &mut PgConnection, migration: &Migration) -> Result<Duration, sqlx::migrate::MigrateError> {
+    conn.execute(AssertSqlSafe(format!("set lock_timeout = '{LOCK_TIMEOUT}'"))).await?;
+    let mut tries = 1;
+    let applied = loop {
+        match conn.apply(TABLE, migration).await {
+            Err(error) if is_lock_timeout(&error) && tries < LOCK_TRIES => {
+                if tries == 1 {
+                    tracing::warn!(
+                        version = migration.version,
+                        "a long query or transaction is in the way of this migration; trying again until it ends"
+                    );
+                }
+                tries += 1;
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            applied => break applied,
+        }
+    };
+    conn.execute("reset lock_timeout").await?;
+    applied
+}
+
+fn is_lock_timeout(error: &sqlx::migrate::MigrateError) -> bool {
+    let source = match error {
+        sqlx::migrate::MigrateError::Execute(source) | sqlx::migrate::MigrateError::ExecuteMigration(source, _) => source,
+        _ => return false,
+    };
+    source.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
+}
+
+/// The migration after which the log is the queue.
+const TO_THE_LOG: i64 = 13;
+/// What it takes an event of version 0.1.0, measured with two deliveries each.
+const TO_THE_LOG_US_AN_EVENT: i64 = 12;
+
+/// What standing still a migration of a database of version 0.1.0 means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standstill {
+    /// Events stored, about.
+    pub events: i64,
+    /// How long nothing is received and nothing delivered, about.
+    pub seconds: i64,
+}
+
+/// How long [`up`] will keep everything waiting; `None`: not so long that it matters.
+pub async fn standstill(url: &str) -> Result<Option<Standstill>, Error> {
+    let mut conn = connect(url).await?;
+    let recorded = recorded_if_any(&mut conn).await?;
+    if recorded.is_empty() || recorded.iter().any(|row| row.version >= TO_THE_LOG) {
+        return Ok(None);
+    }
+    let events: i64 =
+        sqlx::query_scalar("select last_value from sluice.event_seq").fetch_one(&mut conn).await.map_err(SchemaError::Database)?;
+    Ok(Some(Standstill { events, seconds: events * TO_THE_LOG_US_AN_EVENT / 1_000_000 + 1 }))
 }
 
 /// What [`up`] would apply, in order. Changes nothing.

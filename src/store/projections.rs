@@ -412,7 +412,7 @@ pub async fn stored_events(conn: &mut PgConnection, after: i64) -> Result<Vec<St
         StoredEvent,
         r#"
         select e.seq, e.received_at, p.payload
-          from sluice.events e join sluice.payloads p on p.event_seq = e.seq
+          from sluice.log e join sluice.payloads p on p.event_seq = e.seq
          where e.seq > $1 and e.quarantine is null
          order by e.seq limit $2
         "#,

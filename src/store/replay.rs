@@ -36,7 +36,7 @@ pub async fn preview(conn: &mut PgConnection, selection: &Selection) -> Result<P
         Preview,
         r#"
         select count(*) as "deliveries!", min(e.received_at) as oldest_received_at, max(e.received_at) as newest_received_at
-          from sluice.deliveries d join sluice.events e on e.seq = d.event_seq
+          from sluice.deliveries d join sluice.log e on e.seq = d.event_seq
          where d.status = $4 and ($1::text is null or d.sink = $1)
            and ($2::timestamptz is null or e.received_at >= $2) and ($3::timestamptz is null or e.received_at < $3)
         "#,

@@ -26,3 +26,16 @@ pub async fn grant(url: &str) -> Result<(), Error> {
     let _ = conn.into_inner().close().await;
     Ok(())
 }
+
+/// Whether all the roles are there, and used in this database.
+///
+/// # Errors
+/// A server that cannot be reached.
+pub async fn are_used(url: &str) -> Result<bool, Error> {
+    let mut conn = Servers::parse(url)?.session("sluice migrate", &[]).connect().await.map_err(Error::Connect)?;
+    let used = sqlx::query_scalar!(
+        r#"select count(*) = 4 as "used!" from pg_roles where rolname = any ($1) and has_schema_privilege(oid, 'sluice', 'usage')"#,
+        &ROLES.map(String::from)[..]
+    );
+    used.fetch_one(&mut *conn).await.map_err(Error::Roles)
+}

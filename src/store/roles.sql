@@ -21,32 +21,36 @@ begin
     end loop;
 end $$;
 
--- Writes what arrives. Sees no payload, no sink's state, and nothing of what becomes of a delivery.
-grant insert on sluice.events, sluice.payloads, sluice.deliveries to sluice_ingest;
-grant select (seq, source, event_id, lane, type, quarantine, payload_hash) on sluice.events to sluice_ingest;
-grant select (sink) on sluice.deliveries to sluice_ingest;
-grant select (name, events, retired_at) on sluice.sinks to sluice_ingest;
+-- Writes what arrives. Sees no payload, no sink, and nothing of what becomes of an event.
+grant insert on sluice.log, sluice.payloads, sluice.event_ids, sluice.quarantined_ids to sluice_ingest;
+grant select (seq, quarantined_seq, source, event_id, payload_hash) on sluice.event_ids to sluice_ingest;
+grant select (seq) on sluice.quarantined_ids to sluice_ingest;
 grant usage on sequence sluice.event_seq to sluice_ingest;
-grant execute on function sluice.store_events(text[], text[], boolean[], text[], text[], text[], smallint[], bytea[], bytea[], text[]) to sluice_ingest;
+grant execute on function sluice.store_events(text[], text[], boolean[], text[], text[], text[], smallint[], bytea[], bytea[], text[]),
+    sluice.ensure_ranges(interval), sluice.advance_sequence() to sluice_ingest;
 grant insert (source, bytes, payload, headers), select (id, received_at, bytes), delete on sluice.unverified to sluice_ingest;
 grant select, insert, update, delete on sluice.refusals to sluice_ingest;
 
 -- Reads what is owed, and writes what became of it. Changes no event, and no operator's setting.
-grant select on sluice.events, sluice.payloads, sluice.deliveries, sluice.attempts, sluice.sinks, sluice.counters, sluice.workers,
-                sluice.lanes, sluice.backlog, sluice.sink_health to sluice_worker;
-grant insert (event_seq, sink, lane, due_at),
-      update (status, attempts, due_at, delivered_at, last_status, last_error) on sluice.deliveries to sluice_worker;
+grant select on sluice.log, sluice.events, sluice.event_ids, sluice.payloads, sluice.delivery_state, sluice.deliveries, sluice.fresh, sluice.attempts,
+                sluice.sinks, sluice.subscriptions, sluice.counters, sluice.workers, sluice.lanes, sluice.ranges, sluice.backlog,
+                sluice.sink_health to sluice_worker;
+grant insert (event_seq, sink, lane, status, attempts, due_at, delivered_at, last_status, last_error, key),
+      update (status, attempts, due_at, delivered_at, last_status, last_error, key) on sluice.delivery_state to sluice_worker;
 grant insert on sluice.attempts to sluice_worker;
+grant execute on function sluice.lock_free(bigint[], text[]), sluice.ensure_ranges(interval), sluice.range_report(timestamptz),
+    sluice.detach_range(integer, timestamptz, boolean), sluice.drop_detached() to sluice_worker;
 grant insert (name, kind, events, ordered, owed_earlier),
-      update (kind, events, ordered, revision, owed_earlier, breaker, breaker_until, breaker_reason, breaker_trips) on sluice.sinks to sluice_worker;
+      update (kind, events, ordered, revision, breaker, breaker_until, breaker_reason, breaker_trips) on sluice.sinks to sluice_worker;
 grant insert, update, delete on sluice.counters, sluice.workers to sluice_worker;
-grant insert, update on sluice.lanes to sluice_worker;
+grant update (worker, since, settled_to) on sluice.lanes to sluice_worker;
 grant select on sequence sluice.event_seq to sluice_worker;
 grant select, insert, update on sluice.applied to sluice_worker;
 grant select, update on sluice.watchdog to sluice_worker;
 
 -- Reads everything but payloads.
-grant select on sluice.events, sluice.deliveries, sluice.attempts, sluice.sinks, sluice.counters, sluice.workers, sluice.lanes, sluice.audit, sluice.applied,
+grant select on sluice.log, sluice.events, sluice.event_ids, sluice.quarantined_ids, sluice.delivery_state, sluice.deliveries, sluice.fresh,
+                sluice.attempts, sluice.sinks, sluice.subscriptions, sluice.counters, sluice.workers, sluice.lanes, sluice.ranges, sluice.audit, sluice.applied,
                 sluice.outbox, sluice.backlog, sluice.dead_letters, sluice.sink_health, sluice.repeats, sluice.refusals, sluice.watchdog
     to sluice_reader, sluice_operator;
 

@@ -5,12 +5,12 @@
 
 use super::backends::{Dropped, Serving};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, PgConnection, Row as _};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -57,6 +57,16 @@ struct Known {
     begin: AtomicUsize,
     /// What lost connections have left at the server.
     dropped: Dropped,
+    /// The history of the server that was last connected to, and how often it has changed.
+    history: Mutex<(Option<History>, u64)>,
+}
+
+/// Which database system it is, and which of its timelines: a standby that is promoted begins another one, on which positions that it lacked
+/// are given out again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct History {
+    system: i64,
+    timeline: String,
 }
 
 impl Servers {
@@ -65,7 +75,12 @@ impl Servers {
         let (urls, asks_for_writes) = split(url)?;
         let options: Vec<PgConnectOptions> = urls.iter().map(|url| parse(url)).collect::<Result<_, _>>()?;
         let must_take_writes = asks_for_writes || options.len() > 1;
-        let known = Arc::new(Known { primary: watch::Sender::new(0), begin: AtomicUsize::new(0), dropped: Dropped::default() });
+        let known = Arc::new(Known {
+            primary: watch::Sender::new(0),
+            begin: AtomicUsize::new(0),
+            dropped: Dropped::default(),
+            history: Mutex::default(),
+        });
         Ok(Self { options, must_take_writes, known })
     }
 
@@ -87,9 +102,33 @@ impl Servers {
     pub async fn connect(&self) -> Result<Connection, sqlx::Error> {
         let (mut inner, server) = self.search().await?;
         let serving = self.known.dropped.serving(&mut inner).await?;
-        let mut connection = Connection { inner, place: self.place(server), _serving: serving };
+        let turn = self.turn(&mut inner).await?;
+        let mut connection = Connection { inner, place: self.place(server), turn, _serving: serving };
         self.known.dropped.end(&mut connection).await?;
         Ok(connection)
+    }
+
+    /// How often these servers have turned to another history, as far as connections have shown.
+    pub fn turns(&self) -> u64 {
+        self.known.history.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    /// How often these servers have turned to another history by now; takes note of it where this connection leads to one.
+    async fn turn(&self, conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
+        // Not prepared: see `pooler::check`, which comes after this. A standby that is named alone has no timeline to write on.
+        let found = sqlx::raw_sql(
+            "select (pg_control_system()).system_identifier, \
+                    case when pg_is_in_recovery() then '' else left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end",
+        )
+        .fetch_one(conn)
+        .await?;
+        let found = History { system: found.try_get(0)?, timeline: found.try_get(1)? };
+        let mut history = self.known.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if history.0.as_ref() != Some(&found) && history.0.replace(found).is_some() {
+            history.1 += 1;
+            tracing::warn!("the database has another history now (a standby was promoted, or it was restored)");
+        }
+        Ok(history.1)
     }
 
     async fn search(&self) -> Result<(PgConnection, usize), sqlx::Error> {
@@ -145,6 +184,8 @@ impl Servers {
 pub struct Connection {
     inner: PgConnection,
     pub place: Place,
+    /// How often the servers had turned to another history when it was made: what was learnt before the last turn may not be so any more.
+    pub turn: u64,
     _serving: Serving,
 }
 

@@ -12,10 +12,8 @@ pub struct Definition {
     pub ordered: bool,
 }
 
-/// Registers the config's sinks and their lanes. Absence from a config removes nothing.
-///
-/// Returns whether events that were stored before the first sinks are still to be routed: see [`route_earlier`].
-pub async fn register(conn: &mut PgConnection, sinks: &[Definition]) -> Result<bool, sqlx::Error> {
+/// Registers the config's sinks; their lanes and subscriptions follow by trigger. Absence from a config removes nothing.
+pub async fn register(conn: &mut PgConnection, sinks: &[Definition]) -> Result<(), sqlx::Error> {
     let mut tx = conn.begin().await?;
     // Two workers that start together must not both find that they are the first. An operator's open change of a sink is
     // nothing to wait for, unless this changes the same sink.
@@ -41,51 +39,32 @@ pub async fn register(conn: &mut PgConnection, sinks: &[Definition]) -> Result<b
         )
         .execute(&mut *tx)
         .await?;
-        sqlx::query!(
-            "insert into sluice.lanes (sink, lane) select $1, lane from generate_series(0, 63) as g(lane) on conflict do nothing",
-            sink.name
-        )
-        .execute(&mut *tx)
-        .await?;
     }
-    // A worker that died while it was routing them left this behind.
-    let owed = sqlx::query_scalar!(r#"select exists (select from sluice.sinks where owed_earlier) as "owed!""#).fetch_one(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(owed)
+    tx.commit().await
 }
 
-/// Events routed in one statement.
-const ROUTE_EVENTS: i64 = 20_000;
+/// Which events a sink is owed: those of these types, at positions in [`from_seq`, `until_seq`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    pub from_seq: i64,
+    pub until_seq: i64,
+    /// `None`: all.
+    pub types: Option<Vec<String>>,
+}
 
-/// Owes the events that were stored before the first sinks to those that subscribe to them. Interrupted, it can be begun again.
-///
-/// The caller must have waited for the transactions that were [writing](super::deliveries::Issued::writers) when the sinks were
-/// registered: their events were routed by the sinks of before. The rows wait (due now) rather than being fresh, because
-/// they lie behind every cursor; they keep their place in the order of their key.
-pub async fn route_earlier(conn: &mut PgConnection) -> Result<u64, sqlx::Error> {
-    let range = sqlx::query!(r#"select coalesce(min(seq), 0) as "first!", coalesce(max(seq), -1) as "last!" from sluice.events"#)
-        .fetch_one(&mut *conn)
-        .await?;
-    let mut routed = 0;
-    for from in (range.first..=range.last).step_by(ROUTE_EVENTS as usize) {
-        let chunk = sqlx::query!(
-            r#"
-            insert into sluice.deliveries (event_seq, sink, lane, due_at)
-            select e.seq, s.name, e.lane, now()
-              from sluice.events e join sluice.sinks s on s.events is null or e.type = any (s.events)
-             where e.seq >= $1 and e.seq < $2 and e.quarantine is null and s.owed_earlier and s.retired_at is null
-             order by e.seq
-            on conflict do nothing
-            "#,
-            from,
-            from + ROUTE_EVENTS,
-        )
-        .execute(&mut *conn)
-        .await?;
-        routed += chunk.rows_affected();
-    }
-    sqlx::query!("update sluice.sinks set owed_earlier = false where owed_earlier").execute(conn).await?;
-    Ok(routed)
+/// All that a sink has ever subscribed to, by position, as far as its lanes are not settled beyond it.
+pub async fn subscriptions(conn: &mut PgConnection, sink: &str) -> Result<Vec<Subscription>, sqlx::Error> {
+    sqlx::query_as!(
+        Subscription,
+        r#"
+        select from_seq, until_seq, types from sluice.subscriptions
+         where sink = $1 and until_seq > (select coalesce(min(settled_to), 0) from sluice.lanes where sink = $1)
+         order by from_seq
+        "#,
+        sink
+    )
+    .fetch_all(conn)
+    .await
 }
 
 /// Opens a sink's breaker, or keeps it open for longer: `rest` seconds, doubled with each trip since it last closed,

@@ -10,6 +10,7 @@ use crate::delivery::{Blame, Failure, Outcome};
 use crate::failpoint::failpoint;
 use crate::store::sinks;
 use crate::store::{deliveries, outcomes};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -69,7 +70,8 @@ async fn start_tries(shared: &Arc<Shared>, pipe: &Arc<Pipe>) -> Duration {
         }
         pipe.in_flight.fetch_add(1, Ordering::Relaxed);
         let (shared, pipe) = (shared.clone(), pipe.clone());
-        shared.clone().shutdown.spawn(async move {
+        // Boxed here: the future of a try is kilobytes large, and each layer that it is handed through would move it.
+        shared.clone().shutdown.spawn(Box::pin(async move {
             // A worker without a lease must not go on: what it was doing belongs to another now.
             let done = tries.run_until_cancelled(attempt(&shared, &pipe, batch)).await.is_some();
             pipe.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -77,21 +79,25 @@ async fn start_tries(shared: &Arc<Shared>, pipe: &Arc<Pipe>) -> Duration {
                 tracing::warn!(sink = %pipe.name, "a try was abandoned");
             }
             pipe.wake.notify_one();
-        });
+        }));
     }
 }
+
+/// A batch ends with the payload that makes it so large, of those that were too large to be read ahead.
+const BATCH_BYTES_MAX: usize = 2 << 20;
 
 /// Rows of different keys, as many as the sink takes at once. A suspect goes alone, and so does each row where there is a
 /// rate: it counts deliveries.
 fn next_batch(pipe: &Pipe) -> Vec<Taken<Box<Item>>> {
     let batch_max = if pipe.config.rate_per_second.is_some() { 1 } else { pipe.sink.batch_max() };
     let mut queue = pipe.queue();
-    let mut batch = Vec::new();
+    let (mut batch, mut bytes) = (Vec::new(), 0);
     while batch.len() < batch_max {
         let Some(taken) = queue.take() else { break };
         let alone = taken.suspect;
+        bytes += taken.row.item.payload_left.unwrap_or(0);
         batch.push(taken);
-        if alone {
+        if alone || bytes >= BATCH_BYTES_MAX {
             break;
         }
     }
@@ -119,7 +125,9 @@ async fn ask_for_probe(shared: &Shared, pipe: &Pipe) -> Option<Duration> {
 /// One try of a batch, to the end: outcome decided, and on its way to being recorded.
 async fn attempt(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Box<Item>>>) {
     let mut batch = batch;
-    if batch.iter().any(|taken| taken.suspect || taken.row.item.payload_left) {
+    // Kept until the try is over.
+    let _room = shared.payload_room(batch.iter().filter_map(|taken| taken.row.item.payload_left).sum()).await;
+    if batch.iter().any(|taken| taken.suspect || taken.row.item.payload_left.is_some()) {
         // Boxed, because it is seldom needed, and its size would be copied with every try.
         let Some(prepared) = Box::pin(prepare(shared, pipe, batch)).await else { return };
         batch = prepared;
@@ -146,12 +154,16 @@ async fn attempt(shared: &Arc<Shared>, pipe: &Arc<Pipe>, batch: Vec<Taken<Box<It
     }
 }
 
-/// What must be there before the try: payloads that were too large to be read ahead, and a suspect's attempt on record.
+/// What must be there before the try: payloads that were too large to be read ahead, and a suspect's try on record.
 /// `None`: there is nothing to try, and what that means has been concluded.
 async fn prepare(shared: &Arc<Shared>, pipe: &Arc<Pipe>, mut batch: Vec<Taken<Box<Item>>>) -> Option<Vec<Taken<Box<Item>>>> {
     let mut ready = Vec::with_capacity(batch.len());
     for mut taken in batch.drain(..) {
-        if taken.row.item.payload_left {
+        if taken.row.item.delivery.is_none() {
+            conclude_untried(shared, pipe, taken, "its event was deleted");
+            continue;
+        }
+        if taken.row.item.payload_left.is_some() {
             match shared.control(async |conn| deliveries::payload(conn, taken.row.seq).await).await {
                 Ok(Some(payload)) => {
                     if let Some(delivery) = &mut taken.row.item.delivery {
@@ -171,19 +183,19 @@ async fn prepare(shared: &Arc<Shared>, pipe: &Arc<Pipe>, mut batch: Vec<Taken<Bo
             }
         }
         if taken.suspect {
-            if taken.row.attempts as u32 >= pipe.config.policy.max_attempts {
-                conclude_untried(shared, pipe, taken, "each time it was tried its worker ended");
+            if usize::from(taken.row.mark) >= outcomes::MARKS.len() {
+                conclude_untried(shared, pipe, taken, "each time it was tried its worker ended, three times in a row, the last time alone");
                 continue;
             }
-            let target = target(pipe, &taken.row);
-            match shared.control(async |conn| outcomes::charge(conn, &target).await).await {
-                Ok(true) => taken.row.item.charged = true,
+            let (target, worker) = (target(pipe, &taken.row), shared.lease.id());
+            match shared.control(async |conn| outcomes::charge(conn, &target, taken.row.key, worker, taken.row.mark).await).await {
+                Ok(true) => (taken.row.item.charged, taken.row.item.has_row) = (true, true),
                 Ok(false) => {
                     forget(shared, pipe, taken);
                     continue;
                 }
                 Err(error) => {
-                    tracing::warn!(sink = %pipe.name, %error, "cannot count a suspect's attempt; trying again");
+                    tracing::warn!(sink = %pipe.name, %error, "cannot write down a suspect's try; trying again");
                     return_untried(pipe, taken);
                     tokio::time::sleep(Duration::from_millis(300)).await;
                     continue;
@@ -233,18 +245,20 @@ pub async fn deliver(pipe: &Pipe, deliveries: &[crate::sink::Delivery]) -> Vec<O
     }
 }
 
-/// A row whose try counts for nothing. A suspect's attempt was counted before the try: that is taken back.
+/// A row whose try counts for nothing. What was written down before a suspect's is taken back.
 async fn put_back(shared: &Shared, pipe: &Pipe, mut row: Row<Box<Item>>) {
     if row.item.charged {
         let target = target(pipe, &row);
-        match shared.control(async |conn| outcomes::uncharge(conn, &target).await).await {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::warn!(sink = %pipe.name, %error, "cannot take back a suspect's attempt: it stays counted");
-                row.attempts += 1;
-            }
+        if let Err(error) = shared.control(async |conn| outcomes::uncharge(conn, &target).await).await {
+            tracing::warn!(sink = %pipe.name, %error, "cannot take back what was written down of a suspect's try");
         }
         row.item.charged = false;
+    }
+    if row.item.payload_left.is_some()
+        && let Some(delivery) = &mut row.item.delivery
+    {
+        // Read again before its next try: whoever waits holds no large payload.
+        delivery.payload = Bytes::new();
     }
     pipe.queue().put_back(row);
 }

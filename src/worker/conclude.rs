@@ -6,6 +6,7 @@ use super::pipe::{Item, Pipe};
 use super::queue::{Row, Taken};
 use crate::clock;
 use crate::delivery::{Blame, Decision, Failure, Outcome, Standing, decide};
+use crate::store::deliveries::Origin;
 use crate::store::outcomes::{FailedTry, Finished, Postponed, Target};
 use crate::store::sinks;
 use chrono::{DateTime, SubsecRound, Utc};
@@ -115,8 +116,9 @@ pub fn return_untried(pipe: &Pipe, taken: Taken<Box<Item>>) {
 }
 
 pub fn target(pipe: &Pipe, row: &Row<Box<Item>>) -> Target {
-    let attempts = row.attempts + i32::from(row.item.charged);
-    Target { event_seq: row.seq, sink: pipe.name.clone(), generation: row.generation, attempts }
+    // One whose try was written down before it began has a row by that.
+    let is_fresh = row.origin == Origin::Fresh && !row.item.has_row;
+    Target { event_seq: row.seq, sink: pipe.name.clone(), generation: row.generation, attempts: row.attempts, lane: row.lane, is_fresh }
 }
 
 /// Sends what became of a row on to the finisher, and with it the later events of its key, if they must wait now.
@@ -148,12 +150,14 @@ fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Box<Item>>, attempts: i32,
         Decision::Retry(after) => {
             // To the microsecond, as the database keeps it: what comes back must not seem to be due earlier.
             let due_at = (shared.clock.now() + *after).trunc_subsecs(6);
-            let later = pipe.queue().block(place, due_at);
-            let worker = shared.lease.id();
-            let what = What::Postpone(Postponed { target: target.clone(), worker, attempts, due_at, last_status, last_error });
+            // The lease first: where it is lost in between, the row is not the next one's to postpone.
+            let (worker, due_at) = (shared.lease.id(), Some(due_at));
+            let later = pipe.queue().block(place);
+            let what =
+                What::Postpone(Postponed { target: target.clone(), worker, attempts, due_at, key: row.key, last_status, last_error });
             shared.write(Write { pipe: pipe.clone(), place, head: true, counted: false, what, failed });
             for row in later {
-                park(shared, pipe, &row, due_at);
+                park(shared, pipe, &row, worker);
             }
             return;
         }
@@ -163,10 +167,10 @@ fn record(shared: &Shared, pipe: &Arc<Pipe>, row: Row<Box<Item>>, attempts: i32,
     shared.write(Write { pipe: pipe.clone(), place, head: true, counted: false, what, failed });
 }
 
-/// Makes a row wait for its predecessor: nothing but its due time changes.
-pub fn park(shared: &Shared, pipe: &Arc<Pipe>, row: &Row<Box<Item>>, due_at: DateTime<Utc>) {
-    let (target, worker) = (target(pipe, row), shared.lease.id());
-    let postponed = Postponed { target, worker, attempts: row.attempts, due_at, last_status: None, last_error: None };
+/// Makes a row wait for its predecessors: it has no time of its own. `worker`: the lease under which that was found, asked for before.
+pub fn park(shared: &Shared, pipe: &Arc<Pipe>, row: &Row<Box<Item>>, worker: i64) {
+    let target = target(pipe, row);
+    let postponed = Postponed { target, worker, attempts: row.attempts, due_at: None, key: row.key, last_status: None, last_error: None };
     shared.write(Write {
         pipe: pipe.clone(),
         place: row.place(),

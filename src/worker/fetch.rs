@@ -1,38 +1,50 @@
-//! The fetcher: one task that reads due rows for all sinks and lanes of this worker, a few hundred at a time.
-//!
-//! **Nothing is left behind the cursor.** Events are numbered before they are committed, so a row can appear below one
-//! that was read already. Each read therefore begins at the *floor*, a position below which no transaction can still
-//! commit: some milliseconds back, while events arrive. See [`Horizon`].
+//! The fetcher: one task that reads for all sinks and lanes of this worker. Fresh deliveries come from the log, once for all sinks that stand
+//! at the same place; what waits comes by its time, or by its key.
 
 use super::Shared;
 use super::conclude;
 use super::lane::DuePosition;
+use super::lease;
 use super::pipe::{Item, Pipe};
-use super::queue::{Offer, Row};
-use super::reading::{Found, Look, Wanted};
+use super::queue::{KEY_ROWS_MAX, Offer, Row};
+use super::reading::{Found, LogPlan, Readers, Wanted};
 use super::session::Session;
+use super::tail::{Span, Tail};
 use crate::clock;
-use crate::event::{LANES, fnv1a};
+use crate::event::LANES;
 use crate::sink::{Delivery, idempotency_key};
-use crate::store::deliveries::{self, DueRange, DueRow, FreshRange, Issued, Origin, Ranges};
+use crate::store::deliveries::{self, DueRange, KeyPage, Origin, Ranges, ReadBy, Sweep, Swept, WaitingRow};
+use crate::store::log::{self, KeyOfSink, LogEvent, LogRange};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use metrics::histogram;
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// How often the floor is asked for while events arrive.
-const ASK_EVERY: Duration = Duration::from_millis(20);
 
 /// After a read that found this many rows, the next hint may wait a little: many small reads cost more than a few larger ones.
 const BUSY_FROM: usize = 16;
 const BUSY_PAUSE: Duration = Duration::from_millis(3);
 
+/// Positions that one range covers at most: some 15 ms of looking where nothing is wanted.
+const RANGE_MAX: i64 = 50_000;
+
+/// Sinks that have to catch up read together where they are no further apart than this.
+const TOGETHER_WITHIN: i64 = 2_000;
+
+/// How often all lanes are swept for keys that nobody asks for: there should be none.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
 /// Reads until the shutdown begins.
 pub async fn run(shared: Arc<Shared>) {
-    let mut session = Session::new(shared.connections.clone());
-    let mut horizon = Horizon::new(shared.look_back);
+    let mut fetcher = Fetcher {
+        session: Session::new(shared.connections.clone()),
+        shared: shared.clone(),
+        tail: Tail::default(),
+        more: false,
+        sweeps_at: clock::instant() + SWEEP_EVERY,
+    };
     let mut next_poll = clock::instant();
     let mut busy = false;
     loop {
@@ -48,7 +60,7 @@ pub async fn run(shared: Arc<Shared>) {
         }
         let now = clock::instant();
         let poll = now >= next_poll;
-        match read(&shared, &mut session, &mut horizon, poll).await {
+        match fetcher.read(poll).await {
             Ok(rows) => busy = rows >= BUSY_FROM,
             Err(error) => {
                 tracing::warn!(%error, "cannot read deliveries; trying again");
@@ -68,243 +80,500 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// One read for all sinks. Returns how many rows it found.
-async fn read(shared: &Arc<Shared>, session: &mut Session, horizon: &mut Horizon, poll: bool) -> Result<usize, sqlx::Error> {
-    let began = shared.clock.now();
-    let hinted = shared.hinted.swap(false, Ordering::Relaxed);
-    let changed = shared.changed.swap(false, Ordering::Relaxed);
-    let reset = shared.reset.swap(false, Ordering::Relaxed) || changed;
-    if changed {
-        // What was read before an operator's change may no longer be owed.
-        shared.pipes.iter().for_each(|pipe| pipe.queue().refresh());
-    }
-    let everywhere = hinted || poll;
-    let back_to = horizon.back_to(poll, clock::instant());
-    let ask = everywhere && horizon.asks(clock::instant());
-    let look = Look { back_to, fresh: everywhere, due: reset || poll, sweep: ask };
-    let plans: Vec<(&Arc<Pipe>, Vec<Wanted>)> = shared.pipes.iter().map(|pipe| (pipe, pipe.queue().plan(began, look))).collect();
-    let ranges = ranges(&plans);
-    if ranges.is_empty() {
-        return Ok(0);
-    }
-    let timer = clock::instant();
-    let result = session
-        .run(async |conn| {
-            // The writers first: what those who are gone by now have committed, this read sees.
-            let issued = if ask { Some(deliveries::issued(conn).await?) } else { None };
-            Ok((issued, deliveries::read(conn, &ranges).await?))
-        })
-        .await;
-    let (issued, rows) = match result {
-        Ok(read) => read,
-        Err(error) => {
-            // As if it had found everything: the lanes keep their places and stay wanted.
-            for (pipe, plan) in &plans {
-                pipe.queue().fail_read(plan);
-            }
-            return Err(error);
-        }
-    };
-    histogram!("sluice_fetch_seconds").record(clock::instant().saturating_duration_since(timer).as_secs_f64());
-    histogram!("sluice_fetch_rows").record(rows.len() as f64);
-    let count = rows.len();
-    let last = rows.iter().filter(|row| row.origin == Origin::Fresh).map(|row| row.event_seq).max();
-    distribute(shared, &plans, rows, began);
-    horizon.seen = horizon.seen.max(last.unwrap_or(0));
-    if let Some(issued) = issued {
-        horizon.read_all(back_to, issued, clock::instant());
-    }
-    Ok(count)
+struct Fetcher {
+    shared: Arc<Shared>,
+    session: Session,
+    tail: Tail,
+    /// The last read of the tail stopped at its limit.
+    more: bool,
+    sweeps_at: Instant,
 }
 
-fn ranges<'a>(plans: &[(&'a Arc<Pipe>, Vec<Wanted>)]) -> Ranges<'a> {
-    let mut ranges = Ranges::default();
-    for (tag, (pipe, plan)) in plans.iter().enumerate() {
-        let (tag, sink): (i32, &'a str) = (tag as i32, &pipe.name);
-        for wanted in plan {
-            let lane = wanted.lane;
-            let due = |(position, limit): (DuePosition, i64)| DueRange { tag, sink, lane, due: position.due, seq: position.seq, limit };
-            ranges.fresh.extend(wanted.fresh.map(|(after, limit)| FreshRange { tag, sink, lane, after, limit }));
-            ranges.waiting.extend(wanted.waiting.map(due));
-            ranges.replay.extend(wanted.replay.map(due));
+/// What one read asks for.
+struct Plan {
+    began: DateTime<Utc>,
+    /// Of each sink.
+    log: Vec<LogPlan>,
+    due: Vec<Vec<Wanted>>,
+    pages: Vec<Vec<(i16, i64)>>,
+    sweeps: Vec<Vec<(i16, u64, i64)>>,
+    /// Of the tail; none: it is not read.
+    spans: Vec<Span>,
+    /// Sinks that have to catch up, those together that read together.
+    groups: Vec<Group>,
+    ranges: Vec<LogRange>,
+}
+
+/// Sinks that catch up together.
+struct Group {
+    /// Their places in the list of sinks.
+    pipes: Vec<usize>,
+    after: i64,
+    until: i64,
+    lanes: u64,
+    room: i64,
+}
+
+/// What one read has found.
+struct Answer {
+    events: Vec<LogEvent>,
+    /// By sink and key: the first position that waits.
+    first_waiting: HashMap<(usize, i64), i64>,
+    waiting: Vec<WaitingRow>,
+    swept: Vec<Swept>,
+    /// What some sink is owed has changed, and this worker does not know it yet.
+    is_outdated: bool,
+}
+
+impl Fetcher {
+    /// One read for all sinks. Returns how many rows it found.
+    async fn read(&mut self, poll: bool) -> Result<usize, sqlx::Error> {
+        let began = self.shared.clock.now();
+        let hinted = self.shared.hinted.swap(false, Ordering::Relaxed);
+        let changed = self.shared.changed.swap(false, Ordering::Relaxed);
+        let reset = self.shared.reset.swap(false, Ordering::Relaxed) || changed;
+        if changed {
+            // What was read before an operator's change may no longer be owed.
+            self.shared.pipes.iter().for_each(|pipe| pipe.queue().refresh());
+        }
+        if self.shared.lost_tail.swap(false, Ordering::AcqRel) {
+            self.tail = Tail::default();
+        }
+        let everywhere = hinted || poll;
+        let mut is_stale = everywhere || self.more;
+        if everywhere && self.tail.asks(clock::instant()) {
+            let issued = self.session.run(async |conn| log::issued(conn).await).await?;
+            if self.tail.is_outdated_by(&issued) {
+                // Positions that were seen to be given out may come again: all lanes begin again from where they are settled.
+                tracing::info!("connected anew: reading the log again from where it is settled");
+                for pipe in &self.shared.pipes {
+                    lease::reload(&self.shared, pipe).await?;
+                }
+                self.tail = Tail::default();
+            }
+            self.shared.set_asker(issued.asker);
+            self.tail.answer(issued, clock::instant());
+            is_stale = self.more || self.tail.is_stale();
+        }
+        if poll && clock::instant() >= self.sweeps_at {
+            self.sweeps_at = clock::instant() + SWEEP_EVERY;
+            self.shared.pipes.iter().for_each(|pipe| pipe.queue().sweep_all());
+        }
+        let plan = self.plan(began, is_stale, reset || poll);
+        if plan.is_empty() {
+            return Ok(0);
+        }
+        let timer = clock::instant();
+        let answer = match self.ask(&plan).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.fail(&plan);
+                return Err(error);
+            }
+        };
+        if answer.is_outdated {
+            // Events read under the old rules would be passed over, and come late. What it was is loaded with the next renewal, at once.
+            self.fail(&plan);
+            self.shared.hinted.store(true, Ordering::Relaxed);
+            self.shared.renew.notify_one();
+            return Ok(0);
+        }
+        let count = answer.events.len() + answer.waiting.len();
+        histogram!("sluice_fetch_seconds").record(clock::instant().saturating_duration_since(timer).as_secs_f64());
+        histogram!("sluice_fetch_rows").record(count as f64);
+        self.distribute(plan, answer);
+        Ok(count)
+    }
+
+    /// What was planned was not read: the lanes keep their places and stay wanted.
+    fn fail(&self, plan: &Plan) {
+        for ((pipe, due), pages) in self.shared.pipes.iter().zip(&plan.due).zip(&plan.pages) {
+            pipe.queue().fail_read(due, pages);
         }
     }
+
+    fn plan(&mut self, began: DateTime<Utc>, is_stale: bool, due_everywhere: bool) -> Plan {
+        let pipes = &self.shared.pipes;
+        let mut plan = Plan {
+            began,
+            log: Vec::with_capacity(pipes.len()),
+            due: Vec::new(),
+            pages: Vec::new(),
+            sweeps: Vec::new(),
+            spans: Vec::new(),
+            groups: Vec::new(),
+            ranges: Vec::new(),
+        };
+        // Nobody has seen what the tail has seen: it begins anew, where they will come to.
+        if !pipes.iter().any(|pipe| pipe.queue().has_seen_tail()) {
+            self.tail.restart();
+        }
+        for pipe in pipes {
+            let mut queue = pipe.queue();
+            queue.begin_read();
+            plan.log.push(queue.plan_log(self.tail.head(), self.tail.complete_to()));
+            plan.due.push(queue.plan_due(began, due_everywhere));
+            plan.pages.push(queue.plan_pages());
+            plan.sweeps.push(queue.plan_sweeps());
+        }
+        let near = || plan.log.iter().filter(|of| !of.near.is_empty());
+        let from = near().filter_map(|of| of.near.from).min();
+        if near().next().is_some() && (is_stale || from.is_some()) {
+            plan.spans = self.tail.spans(from);
+            let lanes = near().fold(0, |mask, of| mask | of.near.mask);
+            let limit = near().map(|of| of.room).min().unwrap_or(0).max(1);
+            let range =
+                |(reader, span): (usize, &Span)| LogRange { reader: reader as i32, after: span.after, until: span.until, limit, lanes };
+            plan.ranges.extend(plan.spans.iter().enumerate().map(range));
+        }
+        plan.groups = groups(&plan.log, self.tail.floor());
+        let first = plan.spans.len();
+        plan.ranges.extend(plan.groups.iter().enumerate().map(|(i, group)| LogRange {
+            reader: (first + i) as i32,
+            after: group.after,
+            until: group.until,
+            limit: group.room,
+            lanes: group.lanes,
+        }));
+        plan
+    }
+
+    async fn ask(&mut self, plan: &Plan) -> Result<Answer, sqlx::Error> {
+        let pipes = &self.shared.pipes;
+        let types: Option<Vec<String>> =
+            pipes.iter().map(|pipe| pipe.queue().types()).collect::<Option<Vec<_>>>().map(|types| types.concat());
+        let due = due_ranges(pipes, plan);
+        let sweeps: Vec<Sweep<'_>> =
+            with_sinks(pipes, &plan.sweeps).map(|(tag, sink, &(lane, _, after))| Sweep { tag, sink, lane, after }).collect();
+        // A sink without lanes has no part in it.
+        let revisions: Vec<(&str, i32)> = pipes.iter().filter_map(|pipe| Some((&*pipe.name, pipe.queue().revision()?))).collect();
+        let (sinks, known): (Vec<&str>, Vec<i32>) = revisions.into_iter().unzip();
+        let known: i64 = known.into_iter().map(i64::from).sum();
+        let tail = &self.tail;
+        self.session
+            .run(async |conn| {
+                let mut answer = Answer {
+                    events: Vec::new(),
+                    first_waiting: HashMap::new(),
+                    waiting: Vec::new(),
+                    swept: Vec::new(),
+                    is_outdated: false,
+                };
+                if !plan.ranges.is_empty() {
+                    answer.events = log::read(conn, &plan.ranges, types.as_deref(), &sinks).await?;
+                    answer.is_outdated = answer.events.first().is_some_and(|event| event.revisions != known);
+                    answer.events.sort_by_key(|event| (event.reader, event.seq));
+                }
+                // After the events: what was recorded of their keys before they were read, this sees.
+                let keys = unknown_keys(pipes, plan, tail, &answer.events);
+                if !keys.is_empty() {
+                    let asked: Vec<KeyOfSink<'_>> =
+                        keys.iter().map(|&(pipe, lane, key)| KeyOfSink { sink: &pipes[pipe].name, lane, key }).collect();
+                    let first = log::first_waiting(conn, &asked).await?;
+                    answer.first_waiting =
+                        keys.iter().zip(first).filter_map(|(&(pipe, _, key), first)| Some(((pipe, key), first?))).collect();
+                }
+                if !due.is_empty() {
+                    answer.waiting = deliveries::read(conn, &due).await?;
+                }
+                if !sweeps.is_empty() {
+                    answer.swept = deliveries::sweep(conn, &sweeps).await?;
+                }
+                Ok(answer)
+            })
+            .await
+    }
+
+    /// Gives each queue its rows, in order, and tells it how far its lanes have been read.
+    fn distribute(&mut self, plan: Plan, answer: Answer) {
+        let Answer { mut events, first_waiting, waiting, swept, .. } = answer;
+        let first_group = plan.spans.len() as i32;
+        let payloads: Vec<Option<Bytes>> = events.iter_mut().map(|event| event.payload.take().map(Bytes::from)).collect();
+        // How far each range was looked at.
+        let mut found: Vec<Vec<i64>> = vec![Vec::new(); plan.ranges.len()];
+        for event in &events {
+            found[event.reader as usize].push(event.seq);
+        }
+        let is_new: Vec<bool> = events.iter().map(|event| event.reader >= first_group || self.tail.is_new(event.seq)).collect();
+        let is_full = |range: &LogRange, found: &[i64]| found.len() as i64 >= range.limit;
+        let mut near_to = None;
+        if !plan.spans.is_empty() {
+            let read: Vec<(Span, Vec<i64>, bool)> = plan
+                .spans
+                .iter()
+                .zip(&found)
+                .zip(&plan.ranges)
+                .map(|((span, found), range)| (*span, found.clone(), is_full(range, found)))
+                .collect();
+            self.more = read.iter().any(|(.., full)| *full);
+            let looked_to = self.tail.learn(&read);
+            near_to = (looked_to < self.tail.head()).then(|| looked_to.min(self.tail.floor()));
+        }
+        let group_to: Vec<i64> = plan
+            .groups
+            .iter()
+            .zip(&plan.ranges[plan.spans.len()..])
+            .zip(&found[plan.spans.len()..])
+            .map(|((group, range), found)| if is_full(range, found) { found.last().copied().unwrap_or(group.until) } else { group.until })
+            .collect();
+        let (mut waiting, mut swept) = (by_sink(waiting, |row| row.tag), by_sink(swept, |row| row.tag));
+        let shared = &self.shared;
+        let worker = shared.lease.id();
+        let mut more = self.more;
+        for (tag, pipe) in shared.pipes.iter().enumerate() {
+            let mut parked = Vec::new();
+            {
+                let mut queue = pipe.queue();
+                let (log, is_last) = (&plan.log[tag], tag + 1 == shared.pipes.len());
+                let group = plan.groups.iter().position(|group| group.pipes.contains(&tag));
+                for (i, event) in events.iter_mut().enumerate() {
+                    let readers = readers_of(log, event.reader, first_group, group);
+                    let wanted = readers.is_some_and(|readers| readers.wants(event.lane, event.seq, is_new[i]));
+                    if !wanted || !is_owed(&queue, event, &pipe.name) {
+                        continue;
+                    }
+                    let first = event.key.and_then(|key| first_waiting.get(&(tag, key)).copied());
+                    let row = fresh_row(event, payloads[i].clone(), &pipe.name, is_last);
+                    if let Offer::Park(row) = queue.offer_fresh(row, first) {
+                        parked.push(row);
+                    }
+                }
+                if !plan.spans.is_empty() {
+                    queue.learn_log(&log.near, near_to);
+                }
+                if let Some(group) = group {
+                    queue.learn_log(&log.far, Some(group_to[group]));
+                }
+                more |= queue.is_behind();
+                more |= offer_waiting(&mut queue, &plan, tag, waiting.remove(&tag).unwrap_or_default(), &pipe.name, &mut parked);
+                let found = swept.remove(&tag).unwrap_or_default();
+                for planned in &plan.sweeps[tag] {
+                    let rows: Vec<(i64, i64, bool)> =
+                        found.iter().filter(|row| row.lane == planned.0).map(|row| (row.key, row.event_seq, row.is_parked)).collect();
+                    queue.learn_sweep(*planned, &rows);
+                }
+                more |= !queue.pages.is_empty() || !queue.plan_sweeps().is_empty();
+            }
+            for row in parked {
+                conclude::park(shared, pipe, &row, worker);
+            }
+            pipe.wake.notify_one();
+        }
+        if more {
+            shared.fetch.notify_one();
+        }
+    }
+}
+
+impl Plan {
+    fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+            && self.due.iter().all(Vec::is_empty)
+            && self.pages.iter().all(Vec::is_empty)
+            && self.sweeps.iter().all(Vec::is_empty)
+    }
+}
+
+/// Puts the sinks together that have to catch up and stand at about the same place. Nobody reads beyond the floor this way.
+fn groups(plans: &[LogPlan], floor: i64) -> Vec<Group> {
+    let mut far: Vec<(i64, usize)> =
+        plans.iter().enumerate().filter(|(_, plan)| !plan.far.is_empty()).filter_map(|(i, plan)| Some((plan.far.from?, i))).collect();
+    far.sort_unstable();
+    let mut groups: Vec<Group> = Vec::new();
+    for (from, i) in far.into_iter().filter(|(from, _)| *from < floor) {
+        let plan = &plans[i];
+        match groups.last_mut().filter(|group| from <= group.after + TOGETHER_WITHIN) {
+            Some(group) => {
+                group.pipes.push(i);
+                group.lanes |= plan.far.mask;
+                group.room = group.room.min(plan.room.max(1));
+            }
+            None => groups.push(Group {
+                pipes: vec![i],
+                after: from,
+                until: floor.min(from + RANGE_MAX),
+                lanes: plan.far.mask,
+                room: plan.room.max(1),
+            }),
+        }
+    }
+    groups
+}
+
+/// Which lanes of a sink an event was read for.
+fn readers_of(log: &LogPlan, reader: i32, first_group: i32, group: Option<usize>) -> Option<&Readers> {
+    if reader < first_group {
+        return Some(&log.near);
+    }
+    (group == Some((reader - first_group) as usize)).then_some(&log.far)
+}
+
+/// Whether an event is owed to a sink, and nothing but the log says so.
+fn is_owed<T>(queue: &super::queue::Queue<T>, event: &LogEvent, sink: &str) -> bool {
+    if event.recorded.iter().any(|recorded| recorded == sink) {
+        return false;
+    }
+    queue.subscribes(event.seq, event.event_type.as_deref()) || event.unstarted.iter().any(|unstarted| unstarted == sink)
+}
+
+/// Keys of fresh events of which memory knows nothing and the database may have rows waiting, with their sink and lane.
+fn unknown_keys(pipes: &[Arc<Pipe>], plan: &Plan, tail: &Tail, events: &[LogEvent]) -> Vec<(usize, i16, i64)> {
+    let first_group = plan.spans.len() as i32;
+    let mut keys = Vec::new();
+    for (tag, pipe) in pipes.iter().enumerate() {
+        let queue = pipe.queue();
+        if !queue.may_ask() {
+            continue;
+        }
+        let group = plan.groups.iter().position(|group| group.pipes.contains(&tag));
+        for event in events {
+            let Some(key) = event.key else { continue };
+            let is_new = event.reader >= first_group || tail.is_new(event.seq);
+            let readers = readers_of(&plan.log[tag], event.reader, first_group, group);
+            if readers.is_some_and(|readers| readers.wants(event.lane, event.seq, is_new))
+                && queue.must_ask(event.lane, key)
+                && is_owed(&queue, event, &pipe.name)
+            {
+                keys.push((tag, event.lane, key));
+            }
+        }
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// Each sink's part of a plan, with its number and its name.
+fn with_sinks<'a, T>(pipes: &'a [Arc<Pipe>], plans: &'a [Vec<T>]) -> impl Iterator<Item = (i32, &'a str, &'a T)> {
+    let of_sink = |(tag, (pipe, plan)): (usize, (&'a Arc<Pipe>, &'a Vec<T>))| plan.iter().map(move |one| (tag as i32, &*pipe.name, one));
+    pipes.iter().zip(plans).enumerate().flat_map(of_sink)
+}
+
+fn due_ranges<'a>(pipes: &'a [Arc<Pipe>], plan: &'a Plan) -> Ranges<'a> {
+    let mut ranges = Ranges::default();
+    for (tag, sink, wanted) in with_sinks(pipes, &plan.due) {
+        let lane = wanted.lane;
+        let due = |(position, limit): (DuePosition, i64)| DueRange { tag, sink, lane, due: position.due, seq: position.seq, limit };
+        ranges.waiting.extend(wanted.waiting.map(due));
+        ranges.replay.extend(wanted.replay.map(due));
+    }
+    let limit = KEY_ROWS_MAX as i64;
+    ranges.pages.extend(with_sinks(pipes, &plan.pages).map(|(tag, sink, &(lane, key))| KeyPage { tag, sink, lane, key, limit }));
     ranges
 }
 
-/// Gives each queue its rows, in order, and tells it how far its lanes have been read.
-fn distribute(shared: &Arc<Shared>, plans: &[(&Arc<Pipe>, Vec<Wanted>)], mut rows: Vec<DueRow>, began: DateTime<Utc>) {
-    // Each sink's rows together; fresh ones by position, the others by due time: the order in which each key must come.
-    rows.sort_by_cached_key(|row| (row.tag, row.due_at, row.event_seq));
-    let mut rows = rows.into_iter().peekable();
-    for (tag, (pipe, plan)) in plans.iter().enumerate() {
-        let mut found = [Found::default(); LANES as usize];
-        let mut parked = Vec::new();
-        {
-            let mut queue = pipe.queue();
-            let mut current = [false; LANES as usize];
-            for wanted in plan {
-                current[wanted.lane as usize] = queue.is_current(wanted);
-            }
-            while let Some(row) = rows.next_if(|row| row.tag == tag as i32) {
-                if !current[row.lane as usize] {
-                    continue;
-                }
-                found[row.lane as usize].add(row.origin, row.due_at, row.event_seq);
-                if let Offer::Park(row, due_at) = queue.offer(to_row(row, &pipe.name), began) {
-                    parked.push((row, due_at));
-                }
-            }
-            let mut more = queue.left_out;
-            for wanted in plan {
-                more |= queue.learn(wanted, &found[wanted.lane as usize], began);
-            }
-            if more && queue.has_room() {
-                shared.fetch.notify_one();
-            }
-        }
-        for (row, due_at) in parked {
-            conclude::park(shared, pipe, &row, due_at);
-        }
-        pipe.wake.notify_one();
+/// Rows by the number of their sink.
+fn by_sink<T>(rows: Vec<T>, tag: impl Fn(&T) -> i32) -> HashMap<usize, Vec<T>> {
+    let mut sorted: HashMap<usize, Vec<T>> = HashMap::new();
+    for row in rows {
+        sorted.entry(tag(&row) as usize).or_default().push(row);
     }
+    sorted
 }
 
-fn to_row(row: DueRow, sink: &str) -> Row<Box<Item>> {
-    let payload_left = row.payload.is_none();
+/// Gives a queue its waiting rows. Returns whether there are more of them.
+fn offer_waiting(
+    queue: &mut super::queue::Queue<Box<Item>>,
+    plan: &Plan,
+    tag: usize,
+    mut rows: Vec<WaitingRow>,
+    sink: &str,
+    parked: &mut Vec<Row<Box<Item>>>,
+) -> bool {
+    // By time; those of a key's page by position: the orders in which they must come.
+    rows.sort_by_cached_key(|row| (row.read_by == ReadBy::Page, row.due_at.filter(|_| row.read_by == ReadBy::Due), row.event_seq));
+    let mut found = [Found::default(); LANES as usize];
+    let mut current = [false; LANES as usize];
+    for wanted in &plan.due[tag] {
+        current[wanted.lane as usize] = queue.is_current(wanted);
+    }
+    let mut pages: HashMap<i64, Vec<Row<Box<Item>>>> = plan.pages[tag].iter().map(|(_, key)| (*key, Vec::new())).collect();
+    for row in rows {
+        if row.read_by == ReadBy::Page {
+            if let Some(page) = row.key.and_then(|key| pages.get_mut(&key)) {
+                page.push(waiting_row(row, sink));
+            }
+            continue;
+        }
+        if !current[row.lane as usize] {
+            continue;
+        }
+        found[row.lane as usize].add(row.origin, row.due_at, row.event_seq);
+        let is_head = row.is_head;
+        if let Offer::Park(row) = queue.offer_waiting(waiting_row(row, sink), is_head) {
+            parked.push(row);
+        }
+    }
+    for (key, page) in pages {
+        let full = page.len() >= KEY_ROWS_MAX;
+        queue.offer_page(key, page, full, plan.began);
+    }
+    let mut more = false;
+    for wanted in &plan.due[tag] {
+        more |= queue.learn_due(wanted, &found[wanted.lane as usize]);
+    }
+    more && queue.has_room()
+}
+
+/// A fresh row of an event of the log; with `take`, no other sink needs what is in it.
+fn fresh_row(event: &mut LogEvent, payload: Option<Bytes>, sink: &str, take: bool) -> Row<Box<Item>> {
+    let text = |of: &mut String| if take { std::mem::take(of) } else { of.clone() };
+    let maybe = |of: &mut Option<String>| if take { of.take() } else { of.clone() };
+    let payload_left = payload.is_none().then_some(event.payload_bytes.unwrap_or(0) as usize);
     Row {
         epoch: 0,
-        seq: row.event_seq,
-        lane: row.lane,
-        key: row.order_key.as_deref().map(fnv1a),
-        generation: row.generation,
-        attempts: row.attempts,
-        origin: row.origin,
-        due_at: row.due_at,
+        seq: event.seq,
+        lane: event.lane,
+        key: event.key,
+        generation: 0,
+        attempts: 0,
+        origin: Origin::Fresh,
+        due_at: None,
+        mark: 0,
         // Rows are moved from list to list: what the try needs stays where it is.
         item: Box::new(Item {
             delivery: Some(Delivery {
-                seq: row.event_seq,
-                idempotency_key: idempotency_key(&row.source, &row.event_id, sink),
-                source: row.source.into(),
-                event_id: row.event_id,
-                event_type: row.event_type,
-                order_key: row.order_key,
-                received_at: row.received_at,
-                payload: row.payload.unwrap_or_default().into(),
-                traceparent: row.traceparent,
+                seq: event.seq,
+                idempotency_key: idempotency_key(&event.source, &event.event_id, sink),
+                source: event.source.as_str().into(),
+                event_id: text(&mut event.event_id),
+                event_type: maybe(&mut event.event_type),
+                order_key: maybe(&mut event.order_key),
+                received_at: event.received_at,
+                payload: payload.unwrap_or_default(),
+                traceparent: maybe(&mut event.traceparent),
             }),
             charged: false,
+            has_row: false,
             payload_left,
         }),
     }
 }
 
-/// How far nothing can appear any more: the *floor*.
-///
-/// It follows from the locks that writers of `events` hold. A position that had been given out while certain transactions
-/// were writing becomes the floor once all of these have ended and every lane has been read from the old floor since.
-/// No commit is ever too slow for that; but one that takes for ever would make each read longer than the last. So most
-/// reads go back no further than to what had been given out a *look-back* ago, longer than any commit can take whose
-/// event is still acknowledged: the order of a key is kept among acknowledged events. The poll finds the rest.
-struct Horizon {
-    look_back: Duration,
-    /// The highest position seen.
-    seen: i64,
-    floor: i64,
-    /// A position that had been given out while these transactions were writing.
-    pending: Option<(i64, Vec<String>)>,
-    /// What had been given out, and when: younger than the look-back, but for the first.
-    history: VecDeque<(Instant, i64)>,
-}
-
-impl Horizon {
-    fn new(look_back: Duration) -> Self {
-        Self { look_back, seen: 0, floor: 0, pending: None, history: VecDeque::new() }
-    }
-
-    /// Whether it is worth asking how far the floor could rise.
-    fn asks(&self, now: Instant) -> bool {
-        self.history.back().is_none_or(|(asked_at, _)| self.seen > self.floor && now.saturating_duration_since(*asked_at) >= ASK_EVERY)
-    }
-
-    /// Where a read must begin to find whatever has appeared late.
-    fn back_to(&mut self, poll: bool, now: Instant) -> i64 {
-        let old = |(asked_at, _): &(Instant, i64)| now.saturating_duration_since(*asked_at) >= self.look_back;
-        while self.history.get(1).is_some_and(old) {
-            self.history.pop_front();
-        }
-        match self.history.front() {
-            Some(first) if !poll && old(first) => self.floor.max(first.1),
-            _ => self.floor,
-        }
-    }
-
-    /// All lanes have been read from `began_at` on, after positions and writers were `issued`.
-    fn read_all(&mut self, began_at: i64, issued: Issued, now: Instant) {
-        if began_at <= self.floor {
-            let is_open = |writers: &[String]| writers.iter().any(|writer| issued.writers.contains(writer));
-            if let Some((position, _)) = self.pending.take_if(|(_, writers)| !is_open(writers)) {
-                self.floor = position;
-            }
-            if issued.writers.is_empty() {
-                self.floor = issued.last;
-            }
-        }
-        self.history.push_back((now, issued.last));
-        if self.pending.is_none() && issued.last > self.floor {
-            self.pending = Some((issued.last, issued.writers));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOOK_BACK: Duration = Duration::from_secs(3);
-
-    fn issued(last: i64, writers: &[&str]) -> Issued {
-        Issued { last, writers: writers.iter().map(ToString::to_string).collect() }
-    }
-
-    #[test]
-    fn the_floor_is_what_was_given_out_before_the_last_of_the_writers_ended() {
-        let (mut horizon, now) = (Horizon::new(LOOK_BACK), clock::instant());
-        horizon.read_all(0, issued(10, &["a", "b"]), now);
-        assert_eq!(horizon.back_to(false, now), 0);
-        horizon.read_all(0, issued(20, &["b", "c"]), now);
-        assert_eq!(horizon.back_to(false, now), 0, "b may still commit 1 to 10");
-        horizon.read_all(0, issued(30, &["c"]), now);
-        assert_eq!(horizon.back_to(false, now), 10, "c may have numbered 11");
-        horizon.read_all(10, issued(40, &[]), now);
-        assert_eq!(horizon.back_to(false, now), 40);
-    }
-
-    #[test]
-    fn a_writer_that_never_ends_makes_only_the_polls_go_back_to_it() {
-        let (mut horizon, start) = (Horizon::new(LOOK_BACK), clock::instant());
-        for second in 0..10 {
-            horizon.read_all(0, issued(second * 100, &["slow"]), start + Duration::from_secs(second as u64));
-        }
-        let now = start + Duration::from_secs(10);
-        assert_eq!(horizon.back_to(true, now), 0);
-        assert_eq!(horizon.back_to(false, now), 700);
-        horizon.read_all(700, issued(1000, &[]), now);
-        assert_eq!(horizon.back_to(true, now), 0, "that read did not begin at the floor");
-        horizon.read_all(0, issued(1000, &[]), now);
-        assert_eq!(horizon.back_to(true, now), 1000);
-    }
-
-    #[test]
-    fn the_floor_is_asked_for_at_first_and_then_while_events_arrive() {
-        let (mut horizon, now) = (Horizon::new(LOOK_BACK), clock::instant());
-        assert!(horizon.asks(now));
-        horizon.read_all(0, issued(5, &[]), now);
-        let later = now + ASK_EVERY;
-        assert!(!horizon.asks(later));
-        horizon.seen = 6;
-        assert!(!horizon.asks(now), "too soon");
-        assert!(horizon.asks(later));
+fn waiting_row(row: WaitingRow, sink: &str) -> Row<Box<Item>> {
+    let left = row.event.as_ref().filter(|event| event.payload.is_none());
+    let payload_left = left.map(|event| event.payload_bytes.unwrap_or(0) as usize).or(row.event.is_none().then_some(0));
+    let delivery = row.event.map(|event| Delivery {
+        seq: row.event_seq,
+        idempotency_key: idempotency_key(&event.source, &event.event_id, sink),
+        source: event.source.into(),
+        event_id: event.event_id,
+        event_type: event.event_type,
+        order_key: event.order_key,
+        received_at: event.received_at,
+        payload: event.payload.unwrap_or_default().into(),
+        traceparent: event.traceparent,
+    });
+    Row {
+        epoch: 0,
+        seq: row.event_seq,
+        lane: row.lane,
+        key: row.key,
+        generation: row.generation,
+        attempts: row.attempts,
+        origin: row.origin,
+        due_at: row.due_at,
+        mark: row.mark,
+        item: Box::new(Item { delivery, charged: false, has_row: true, payload_left }),
     }
 }

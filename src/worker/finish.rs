@@ -122,7 +122,19 @@ pub async fn run(shared: Arc<Shared>, mut writes: mpsc::UnboundedReceiver<Write>
 /// Writes a batch, however long the database takes to let it, and settles its rows. Returns those that were locked;
 /// `None`: the shutdown's patience is over.
 async fn record(shared: &Shared, session: &mut Session, batch: Vec<Write>, wary_until: &mut Instant) -> Option<Vec<Write>> {
+    let mut batch = batch;
     let free = loop {
+        // What was tried under another history of the database is another event's there.
+        batch.retain_mut(|write| {
+            let is_current = write.pipe.is_of_this_history(write.place.epoch);
+            if !is_current {
+                write.uncount();
+            }
+            is_current
+        });
+        if batch.is_empty() {
+            break None;
+        }
         let wary = clock::instant() < *wary_until;
         match write(session, &batch, wary).await {
             Ok(free) => break free,
@@ -169,7 +181,22 @@ async fn write(session: &mut Session, batch: &[Write], wary: bool) -> Result<Opt
                 return Ok(None);
             }
             let mut tx = sqlx::Connection::begin(conn).await?;
-            let free = if wary { Some(outcomes::lock_free(&mut tx, batch.iter().map(Write::target)).await?) } else { None };
+            let mut free = if wary { Some(outcomes::lock_free(&mut tx, batch.iter().map(Write::target)).await?) } else { None };
+            // A worker that is frozen before its commit loses its lease. The next owner must not have looked for waiting rows by then.
+            let lanes: BTreeSet<(&str, i16)> =
+                batch.iter().filter_map(|write| write.postponed().map(|row| (&*row.target.sink, write.place.lane))).collect();
+            if !lanes.is_empty() {
+                // Those that an operator's open change of their sink holds are left for later, like rows.
+                let held = lanes::hold(&mut tx, lanes.iter().copied()).await?;
+                if held.len() < lanes.len() {
+                    let free = free.get_or_insert_with(|| vec![true; batch.len()]);
+                    for (free, write) in free.iter_mut().zip(batch) {
+                        *free &= write
+                            .postponed()
+                            .is_none_or(|row| held.iter().any(|(sink, lane)| *sink == *row.target.sink && *lane == write.place.lane));
+                    }
+                }
+            }
             let free_rows = || batch.iter().enumerate().filter(|(i, _)| free.as_ref().is_none_or(|free| free[*i])).map(|(_, write)| write);
             let failed: Vec<&FailedTry> = free_rows().filter_map(|write| write.failed.as_ref()).collect();
             if !failed.is_empty() {
@@ -181,10 +208,6 @@ async fn write(session: &mut Session, batch: &[Write], wary: bool) -> Result<Opt
             }
             let postponed: Vec<&Postponed> = free_rows().filter_map(Write::postponed).collect();
             if !postponed.is_empty() {
-                // A worker that is frozen before its commit loses its lease. The next owner must not have looked for waiting rows by then.
-                let lanes: BTreeSet<(&str, i16)> =
-                    free_rows().filter_map(|write| write.postponed().map(|row| (&*row.target.sink, write.place.lane))).collect();
-                lanes::hold(&mut tx, lanes).await?;
                 outcomes::postpone(&mut tx, &postponed).await?;
                 failpoint!("postponed");
             }
@@ -218,11 +241,11 @@ fn settle(shared: &Shared, mut written: Vec<Write>) {
             let queue = queue.get_or_insert_with(|| pipe.queue());
             let settled = match &write.what {
                 What::Finish(_) => Settled::Done,
-                What::Postpone(row) => Settled::Waits(row.due_at),
+                What::Postpone(row) => row.due_at.map_or(Settled::Parked, Settled::Waits),
                 What::Nothing(_) => Settled::Unknown,
             };
             queue.settle(write.place, settled);
-            if write.head {
+            if write.head && !matches!(settled, Settled::Waits(_)) {
                 queue.advance(write.place);
             }
             write.uncount();

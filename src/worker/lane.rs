@@ -1,7 +1,7 @@
-//! One lane of one sink, as its owner sees it: how far it has read, what it holds, which keys must wait. Pure.
+//! One lane of one sink, as its owner sees it: how far it has read, what it holds, what is settled. Pure.
 
 use chrono::{DateTime, Duration, Utc};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 /// How far the waiting rows, or the replays, of a lane have been read: up to and including this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,28 +20,27 @@ impl DuePosition {
 pub struct Lane {
     /// Which taking of a lane this is: what was read under an earlier one must not touch it.
     pub serial: u64,
-    /// Fresh rows have been read up to here.
-    pub cursor: i64,
-    /// There may be fresh rows beyond the cursor.
-    pub more_fresh: bool,
-    /// The last read stopped at its limit.
-    pub has_backlog: bool,
-    /// Fresh rows were left behind the cursor, the first of them here, and their key has room again.
-    pub rewind: Option<i64>,
-    /// The keys for which the read under way reads again from there.
-    pub rewinding: Vec<u64>,
+    /// Up to where its fresh rows have been read. `None`: as far as the tail (see [`super::tail`]).
+    pub behind: Option<i64>,
+    /// `lanes.settled_to`, as far as this worker has moved it.
+    pub settled_to: i64,
+    /// Under which revision of the sink's subscriptions it may be moved on.
+    pub revision: i32,
+    /// Fresh rows held that have no row in the database yet.
+    pub unsettled: BTreeSet<i64>,
     pub waiting: Due,
     pub replay: Due,
     /// Rows in memory, and rows that are over but that a read under way may still show.
     pub known: HashSet<i64>,
     /// Rows in a try, or on their way to being recorded.
     pub in_flight: usize,
-    /// Keys that have waiting rows.
-    blocked: HashMap<u64, Blocked>,
+    pub keys: KeySweep,
     /// Its last owner died with it.
     pub orphaned: bool,
     /// Nothing new is tried: it is being handed over.
     pub releasing: bool,
+    /// It takes part in the read of the log that is under way, as it was when that was planned.
+    pub reading: bool,
 }
 
 /// What is known of a lane's waiting rows, or of its replays.
@@ -83,125 +82,100 @@ impl Due {
         self.reopened = None;
     }
 
-    /// A read has come as far as `last`, and was `full` if it stopped at its limit. Returns whether nothing due is left
-    /// beyond the position.
-    pub fn learn(&mut self, last: Option<DuePosition>, full: bool) -> bool {
+    /// A read has come as far as `last`, and was `full` if it stopped at its limit.
+    pub fn learn(&mut self, last: Option<DuePosition>, full: bool) {
         self.position = last.map_or(self.position, |last| last.max(self.position));
         self.look = full;
         if let Some(reopened) = self.reopened.take().filter(|reopened| *reopened < self.position) {
             (self.position, self.look) = (reopened, true);
         }
-        !self.look
     }
 }
 
-/// A key that has waiting rows in the database: later events of it must wait too.
+/// A walk through the keys of a lane that have rows waiting in the database. It finds those whose head is over and whose parked rows nobody
+/// asked for: their worker died in between, or an operator ended the head.
 #[derive(Debug)]
-struct Blocked {
-    /// Rows up to this position may be tried, later ones wait.
-    head: i64,
-    due: DateTime<Utc>,
-    /// Rows on their way to being recorded as waiting.
-    recording: usize,
-    /// The number of the last read that may not have seen all of them.
-    unseen_by: u64,
-    /// Rows were passed over meanwhile.
-    passed_over: bool,
+pub struct KeySweep {
+    /// The key that it has come to; `None`: it is over.
+    pub after: Option<i64>,
+    /// Whether the database may have rows of keys that memory knows nothing of.
+    pub may_wait: bool,
+    /// It has found some, or some were recorded since it began.
+    found: bool,
+    /// It has met rows beyond what was read of the log, and has to come again.
+    again: bool,
+}
+
+impl KeySweep {
+    const fn new() -> Self {
+        Self { after: Some(i64::MIN), may_wait: true, found: false, again: false }
+    }
+
+    /// Begins at the first key.
+    pub fn start(&mut self) {
+        (self.after, self.found, self.again) = (Some(i64::MIN), false, false);
+    }
+
+    /// The lane has caught up with the log.
+    pub fn caught_up(&mut self) {
+        if std::mem::take(&mut self.again) {
+            self.start();
+        }
+    }
+
+    /// A row of a key is on its way to the database.
+    pub fn note(&mut self) {
+        (self.may_wait, self.found) = (true, true);
+    }
+
+    /// It has met a key that it cannot judge before more of the log is read.
+    pub fn come_again(&mut self) {
+        self.again = true;
+    }
+
+    /// A page ended with this key; `None`: it was the last page.
+    pub fn learn(&mut self, last: Option<i64>, found: bool) {
+        self.found |= found;
+        self.after = last;
+        if last.is_none() {
+            self.may_wait = self.found;
+        }
+    }
 }
 
 impl Lane {
-    pub fn new(serial: u64, orphaned: bool) -> Self {
+    pub fn new(serial: u64, orphaned: bool, settled_to: i64, revision: i32) -> Self {
         Self {
             serial,
-            cursor: 0,
-            more_fresh: true,
-            has_backlog: false,
-            rewind: None,
-            rewinding: Vec::new(),
+            behind: Some(settled_to),
+            settled_to,
+            revision,
+            unsettled: BTreeSet::new(),
             waiting: Due::new(),
             replay: Due::new(),
             known: HashSet::new(),
             in_flight: 0,
-            blocked: HashMap::new(),
+            keys: KeySweep::new(),
             orphaned,
             releasing: false,
+            reading: false,
         }
     }
 
-    /// Whether its fresh rows are read now, when lanes that have a backlog are read as far as they have come no further than this.
-    pub fn has_turn(&self, until: i64) -> bool {
-        !self.has_backlog || self.cursor <= until
+    /// Up to here every event was offered to the queue; `tail` is up to where the tail has seen everything.
+    pub fn read_to(&self, tail: i64) -> i64 {
+        self.behind.unwrap_or(tail)
     }
 
-    /// How many of the known rows a read from here on may find again.
-    pub fn known_after(&self, position: i64) -> i64 {
-        self.known.iter().filter(|seq| **seq > position).count() as i64
+    /// Its fresh rows after this position are to be read again.
+    pub fn fall_back(&mut self, position: i64, tail: i64) {
+        self.behind = Some(self.read_to(tail).min(position));
     }
 
-    /// Fresh rows from this position on are to be read again.
-    pub fn rewind_to(&mut self, position: i64) {
-        self.rewind = Some(self.rewind.map_or(position, |other| other.min(position)));
-    }
-
-    /// Makes later events of a key than `head` wait until `due`.
-    pub fn block(&mut self, key: u64, head: i64, due: DateTime<Utc>) {
-        let blocked = self.blocked.entry(key).or_insert(Blocked { head, due, recording: 0, unseen_by: 0, passed_over: false });
-        blocked.head = blocked.head.min(head);
-        blocked.due = blocked.due.max(due);
-    }
-
-    /// Until when a row of this key at this position must wait, if it must; `due` is its own due time, where it waited.
-    ///
-    /// A fresh row goes after all that wait. A row that waited goes once its time has come, unless it was due before its
-    /// head: then it is made due with it, and so is read after it.
-    pub fn must_wait(&self, key: u64, seq: i64, due: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let blocked = self.blocked.get(&key)?;
-        let free = seq <= blocked.head || (blocked.due <= now && due.is_some_and(|due| due >= blocked.due));
-        (!free).then_some(blocked.due)
-    }
-
-    /// Passes over a waiting row while rows of its key before it may be on their way to the same due time, or arrived
-    /// there after read number `read`, the one under way, began. It is read again, after them.
-    pub fn pass_over(&mut self, key: u64, seq: i64, read: u64) -> bool {
-        let Some(blocked) = self.blocked.get_mut(&key).filter(|blocked| seq > blocked.head) else { return false };
-        if blocked.recording > 0 {
-            blocked.passed_over = true;
-            return true;
-        }
-        let unseen = blocked.unseen_by >= read;
-        if unseen {
-            self.waiting.rewind();
-        }
-        unseen
-    }
-
-    /// A row of this key is on its way to being recorded as waiting.
-    pub fn recording(&mut self, key: u64) {
-        if let Some(blocked) = self.blocked.get_mut(&key) {
-            blocked.recording += 1;
-        }
-    }
-
-    /// It was recorded (or turned out not to be ours to record) while read number `read` was the last one begun.
-    pub fn recorded(&mut self, key: u64, read: u64) {
-        if let Some(blocked) = self.blocked.get_mut(&key) {
-            blocked.recording = blocked.recording.saturating_sub(1);
-            blocked.unseen_by = read;
-            if blocked.recording == 0 && std::mem::take(&mut blocked.passed_over) {
-                self.waiting.rewind();
-            }
-        }
-    }
-
-    /// Whether keys have waiting rows whose time has come.
-    pub fn has_due_keys(&self, now: DateTime<Utc>) -> bool {
-        self.blocked.values().any(|blocked| blocked.due <= now)
-    }
-
-    /// Read number `read`, begun at `began`, has found the last of this lane's due rows: keys whose rows it must have
-    /// seen have none left in the database, unless `has_more` knows better.
-    pub fn unblock(&mut self, read: u64, began: DateTime<Utc>, has_more: impl Fn(u64) -> bool) {
-        self.blocked.retain(|key, blocked| blocked.due > began || blocked.recording > 0 || blocked.unseen_by >= read || has_more(*key));
+    /// Up to where it is settled now: everything was read, and has a row where it is owed.
+    pub fn settled(&self, tail: i64) -> i64 {
+        let read_to = self.read_to(tail);
+        self.unsettled.first().map_or(read_to, |first| read_to.min(first - 1)).max(self.settled_to)
     }
 }
 

@@ -1,15 +1,16 @@
 //! The lease, and what follows from it: which lanes this worker owns, how many the others need, and when to let go.
 //!
-//! Two tasks. The renewer keeps the lease; the balancer gives lanes away, takes free ones, and sees to it that their
-//! waiting heads are known before their first try. They are apart because a balance may take long, and a renewal must not.
+//! Three tasks. The renewer keeps the lease; a timer of its own ends the tries when the lease does, whatever holds the renewer up; the
+//! balancer gives lanes away and takes free ones. The first two are apart from it because a balance may take long.
 
 use super::Shared;
 use super::breaker;
 use super::pipe::Pipe;
+use super::settle;
 use crate::clock;
-use crate::event::{LANES, fnv1a};
+use crate::event::LANES;
 use crate::failpoint::failpoint;
-use crate::store::{deliveries, lanes, sinks};
+use crate::store::{lanes, sinks};
 use lanes::{Renewal, SinkState};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -84,6 +85,23 @@ impl Lease {
     }
 }
 
+/// Ends the tries when the lease does: neither a renewal nor a reconnect stands between its deadline and that.
+pub async fn watch_deadline(shared: Arc<Shared>) {
+    loop {
+        let until = shared.lease.until();
+        if shared.lease.id() == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        if clock::instant() < until {
+            tokio::time::sleep_until(until.into()).await;
+            continue;
+        }
+        tracing::warn!("the lease could not be renewed in time: its tries are abandoned");
+        lose(&shared);
+    }
+}
+
 /// What a renewal saw, and when it was asked for.
 pub struct Seen {
     asked_at: Instant,
@@ -97,9 +115,14 @@ pub async fn renew(shared: Arc<Shared>, seen: watch::Sender<Option<Arc<Seen>>>) 
     let mut epoch = 0;
     let mut expires_in = None;
     loop {
+        if shared.connections.has_turned() {
+            forget_history(&shared);
+        }
         let sent = clock::instant();
         match tick(&shared, &mut epoch).await {
-            Ok(Some(renewal)) => {
+            // It was given up while it was being renewed: the next round tells the database.
+            Ok((id, _)) if id != shared.lease.id() => continue,
+            Ok((_, Some(renewal))) => {
                 shared.lease.extend(sent);
                 shared.clock.set(renewal.now, sent, clock::instant());
                 follow(&shared, &renewal, sent);
@@ -108,7 +131,7 @@ pub async fn renew(shared: Arc<Shared>, seen: watch::Sender<Option<Arc<Seen>>>) 
                 seen.send_replace(Some(Arc::new(Seen { asked_at: sent, lease: shared.lease.id(), renewal })));
                 shared.wake_all();
             }
-            Ok(None) => {
+            Ok((_, None)) => {
                 tracing::warn!("the lease was lost: its tries are abandoned, its lanes may be another's; taking a new one");
                 lose(&shared);
                 continue;
@@ -116,10 +139,6 @@ pub async fn renew(shared: Arc<Shared>, seen: watch::Sender<Option<Arc<Seen>>>) 
             Err(error) => tracing::warn!(%error, "cannot renew the lease; trying again"),
         }
         flush_counts(&shared).await;
-        if !shared.lease.is_live() && shared.lease.id() != 0 {
-            tracing::warn!("the lease could not be renewed in time: its tries are abandoned");
-            lose(&shared);
-        }
         let failing = clock::instant() > sent + RENEW_EVERY || !shared.lease.is_live();
         let pause = if failing { Duration::from_millis(500) } else { RENEW_EVERY };
         // Another worker's lease may end sooner: then its lanes are free.
@@ -127,13 +146,28 @@ pub async fn renew(shared: Arc<Shared>, seen: watch::Sender<Option<Arc<Seen>>>) 
         tokio::select! {
             () = shared.left.cancelled() => return,
             () = shared.renew.notified() => {}
+            () = shared.connections.turned.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
+/// The database has another history: what was read, decided and not yet recorded of the old one must not touch the new one, in which the same
+/// positions are other events'.
+fn forget_history(shared: &Shared) {
+    tracing::warn!("the database has another history: everything that was read from the old one is forgotten");
+    lose(shared);
+    // Its number may be another's lease by now.
+    shared.lease.given_up.store(0, Ordering::Release);
+    for pipe in &shared.pipes {
+        pipe.forget_history();
+    }
+    shared.lost_tail.store(true, Ordering::Release);
+    shared.connections.follow();
+}
+
 /// One renewal, or the first one of a new lease. Gives up while there is still time to abandon the tries.
-async fn tick(shared: &Shared, epoch: &mut i32) -> Result<Option<Renewal>, sqlx::Error> {
+async fn tick(shared: &Shared, epoch: &mut i32) -> Result<(i64, Option<Renewal>), sqlx::Error> {
     let left = shared.lease.until().saturating_duration_since(clock::instant());
     let patience = if left.is_zero() { Duration::from_secs(5) } else { left.min(RENEW_EVERY) };
     let work = shared.control(async |conn| {
@@ -153,8 +187,9 @@ async fn tick(shared: &Shared, epoch: &mut i32) -> Result<Option<Renewal>, sqlx:
             shared.lease.id.store(id, Ordering::Release);
             lanes::notify_lanes(conn).await?;
         }
-        let renewal = tokio::time::timeout(patience, lanes::renew(conn, shared.lease.id()));
-        renewal.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        let id = shared.lease.id();
+        let renewal = tokio::time::timeout(patience, lanes::renew(conn, id)).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        Ok((id, renewal))
     });
     tokio::time::timeout(patience + Duration::from_secs(1), work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
@@ -243,6 +278,14 @@ async fn rebalance(shared: &Shared, renewal: &Renewal) -> Result<(), sqlx::Error
             shared.control(async |conn| lanes::notify_lanes(conn).await).await?;
         }
     }
+    // A sink that was retired, or whose row was deleted: nobody works on it.
+    for pipe in shared.pipes.iter().filter(|pipe| renewal.sinks.iter().all(|state| *state.name != *pipe.name)) {
+        let owned = pipe.queue().owned();
+        if owned > 0 {
+            tracing::info!(sink = %pipe.name, lanes = owned, "handing lanes over: the sink was retired");
+            pipe.queue().begin_release(owned);
+        }
+    }
     for (pipe, state) in known(shared, renewal) {
         // A claim whose answer was lost leaves lanes that nobody works on; a change by hand, lanes that two work on or none will claim.
         let works_on = pipe.queue().lanes.len() as i64;
@@ -250,6 +293,9 @@ async fn rebalance(shared: &Shared, renewal: &Renewal) -> Result<(), sqlx::Error
             tracing::warn!(sink = %pipe.name, works_on, owns = state.owned, "does not work on the lanes that it owns in the database; giving up the lease");
             lose(shared);
             return Ok(());
+        }
+        if pipe.queue().revision().is_some_and(|revision| revision != state.revision) {
+            reload(shared, pipe).await?;
         }
         let share = (i64::from(LANES) + state.workers - 1) / state.workers.max(1);
         let owned = pipe.queue().owned() as i64;
@@ -264,7 +310,7 @@ async fn rebalance(shared: &Shared, renewal: &Renewal) -> Result<(), sqlx::Error
     Ok(())
 }
 
-/// Claims free lanes of a sink. Their waiting heads are loaded before any row of them can be tried.
+/// Claims free lanes of a sink. What the sink is owed is known before any row of them can be read.
 async fn take_over(shared: &Shared, pipe: &Pipe, limit: i64) -> Result<(), sqlx::Error> {
     let id = shared.lease.id();
     let claimed = shared.control(async |conn| lanes::claim(conn, id, &pipe.name, limit).await).await?;
@@ -272,27 +318,26 @@ async fn take_over(shared: &Shared, pipe: &Pipe, limit: i64) -> Result<(), sqlx:
     if claimed.is_empty() {
         return Ok(());
     }
-    let numbers: Vec<i16> = claimed.iter().map(|claimed| claimed.lane).collect();
-    let heads = shared.control(async |conn| deliveries::waiting_heads(conn, &pipe.name, &numbers).await).await;
-    let heads = match heads {
-        Ok(heads) => heads,
+    let subscriptions = match shared.control(async |conn| sinks::subscriptions(conn, &pipe.name).await).await {
+        Ok(subscriptions) => subscriptions,
         Err(error) => {
-            // Lanes without their heads must not be worked on, and owned lanes must not stay unworked.
-            tracing::warn!(%error, "cannot load the waiting heads of lanes just taken; giving up the lease");
+            // Owned lanes must not stay unworked.
+            tracing::warn!(%error, "cannot load what the sink of lanes just taken is owed; giving up the lease");
             lose(shared);
             return Err(error);
         }
     };
     let orphaned = claimed.iter().filter(|claimed| claimed.orphaned).count();
-    tracing::info!(sink = %pipe.name, lanes = claimed.len(), orphaned, waiting_keys = heads.len(), "took lanes over");
+    let settled_to = claimed.iter().map(|claimed| claimed.settled_to).min();
+    tracing::info!(sink = %pipe.name, lanes = claimed.len(), orphaned, settled_to, "took lanes over");
     let mut queue = pipe.queue();
     // Under the queue's lock: a lease that is lost from here on takes these lanes with it.
     if id != shared.lease.id() {
         return Ok(());
     }
+    queue.subscribe(subscriptions);
     for claimed in claimed {
-        let of_lane = heads.iter().filter(|head| head.lane == claimed.lane);
-        queue.own(claimed.lane, claimed.orphaned, of_lane.map(|head| (fnv1a(&head.order_key), head.event_seq, head.due_at)));
+        queue.own(claimed.lane, claimed.orphaned, claimed.settled_to, claimed.revision);
     }
     drop(queue);
     shared.reset.store(true, Ordering::Relaxed);
@@ -300,21 +345,43 @@ async fn take_over(shared: &Shared, pipe: &Pipe, limit: i64) -> Result<(), sqlx:
     Ok(())
 }
 
+/// What the sink is owed has changed, or the log has: its lanes go on from where they are settled.
+pub async fn reload(shared: &Shared, pipe: &Pipe) -> Result<(), sqlx::Error> {
+    let id = shared.lease.id();
+    let (positions, subscriptions) = shared
+        .control(async |conn| Ok((lanes::positions(conn, id, &pipe.name).await?, sinks::subscriptions(conn, &pipe.name).await?)))
+        .await?;
+    let mut queue = pipe.queue();
+    if id != shared.lease.id() {
+        return Ok(());
+    }
+    tracing::info!(sink = %pipe.name, "reading the log again from where it is settled");
+    queue.subscribe(subscriptions);
+    for position in positions {
+        queue.restart(position.lane, position.settled_to, position.revision);
+    }
+    drop(queue);
+    shared.hint();
+    Ok(())
+}
+
 /// Hands over the lanes that have gone quiet. Returns whether some have not yet, and whether some were handed over.
 async fn hand_over(shared: &Shared) -> (bool, bool) {
-    let id = shared.lease.id();
+    let (id, asker) = (shared.lease.id(), shared.asker());
     let (mut handing_over, mut handed_over) = (false, false);
     for pipe in &shared.pipes {
         let (quiet, left) = {
             let mut queue = pipe.queue();
             (queue.quiet(), queue.lanes.values().any(|lane| lane.releasing))
         };
+        let settlements = settle::settlements(pipe, &quiet);
+        let quiet: Vec<i16> = quiet.into_iter().map(|(lane, ..)| lane).collect();
         handing_over |= left;
         if quiet.is_empty() {
             continue;
         }
         handed_over = true;
-        if let Err(error) = shared.control(async |conn| lanes::release(conn, id, &pipe.name, &quiet).await).await {
+        if let Err(error) = shared.control(async |conn| lanes::release(conn, id, &pipe.name, &quiet, &settlements, asker).await).await {
             // They stay this worker's in the database, unworked, until its lease ends: so it must end.
             tracing::warn!(%error, "cannot hand lanes over; giving up the lease instead");
             lose(shared);
@@ -325,6 +392,7 @@ async fn hand_over(shared: &Shared) -> (bool, bool) {
 
 /// Ends the lease on the way out: the others take the lanes at once.
 pub async fn leave(shared: &Shared) {
+    settle::settle(shared, 1).await;
     shared.left.cancel();
     let leases = [shared.lease.id.swap(0, Ordering::AcqRel), shared.lease.given_up.swap(0, Ordering::AcqRel)];
     shared.lease.end();

@@ -1,9 +1,9 @@
 //! The worker: drains the outbox to the sinks.
 //!
-//! A process takes a lease ([`lease`]) and with it some lanes of each of its sinks. One task reads their due rows
+//! A process takes a lease ([`lease`]) and with it some lanes of each of its sinks. One task reads the log, and what waits,
 //! ([`fetch`]) into each sink's queue ([`queue`]); one task a sink starts tries ([`attempt`]) as far as its breaker,
-//! its rate and its slots let it; one task records what became of them ([`finish`]). Hints ([`wake`]) make it quick,
-//! the poll makes it sure.
+//! its rate and its slots let it; one task records what became of them ([`finish`]), and one how far the log is done with
+//! ([`settle`]). Hints ([`wake`]) make it quick, the poll makes it sure.
 
 mod attempt;
 mod breaker;
@@ -11,6 +11,7 @@ mod conclude;
 mod fetch;
 mod finish;
 mod health;
+mod keeper;
 mod lane;
 mod lease;
 mod metrics;
@@ -20,6 +21,8 @@ mod queue;
 mod rate;
 mod reading;
 mod session;
+mod settle;
+mod tail;
 mod wake;
 mod watchdog;
 
@@ -28,6 +31,7 @@ use crate::config::Config;
 use crate::provider::ApiError;
 use crate::shutdown::Shutdown;
 use crate::sink::{self, OpenError};
+use crate::store::log::Asker;
 use crate::store::servers::{Servers, UrlError};
 use crate::store::{self, deliveries, sinks};
 use crate::{ops, telemetry};
@@ -35,11 +39,11 @@ use chrono::{DateTime, Utc};
 use pipe::Pipe;
 use session::Connections;
 use sqlx::PgConnection;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use watchdog::Watchdog;
 
@@ -65,6 +69,10 @@ pub enum WorkerError {
 /// Connections of one worker, besides the listener's: the fetcher's, the finisher's, the renewer's, and two for all else.
 const CONNECTIONS: usize = 5;
 
+/// Payloads that are too large to be read ahead, in the memory of a worker at once, whatever the number of its sinks: in KiB. What a sink
+/// makes of one can be several times as large.
+const PAYLOADS_KIB_MAX: usize = 16 << 10;
+
 /// What every connection of a worker is set to, beside the planner's settings. Times are bounded, so that no lock and no
 /// forgotten transaction can hold a worker up for ever; a statement that the worker has given up ends with it.
 const SETTINGS: [(&str, &str); 4] =
@@ -80,8 +88,6 @@ struct Shared {
     clock: DatabaseClock,
     shutdown: Shutdown,
     poll: Duration,
-    /// Longer than any commit takes whose event is acknowledged.
-    look_back: Duration,
     writes: mpsc::UnboundedSender<finish::Write>,
     /// There may be something to read.
     fetch: Notify,
@@ -91,8 +97,14 @@ struct Shared {
     changed: AtomicBool,
     /// Deliveries were reset: due rows may lie anywhere.
     reset: AtomicBool,
+    /// What was seen of the log's end is of another history.
+    lost_tail: AtomicBool,
+    /// The connection that has asked what is known of the log's end: see [`lanes::settle`](store::lanes::settle).
+    asker: Mutex<Asker>,
     /// Workers, lanes or sinks have changed.
     renew: Notify,
+    /// Room for payloads that are too large to be read ahead, in KiB.
+    payloads: Arc<Semaphore>,
     /// Outcomes cannot be recorded: no further tries until they can.
     store_down: AtomicBool,
     /// The lease is given up.
@@ -103,6 +115,24 @@ impl Shared {
     fn hint(&self) {
         self.hinted.store(true, Ordering::Relaxed);
         self.fetch.notify_one();
+    }
+
+    /// Room for large payloads of so many bytes; waits for it. One that is larger than all of it goes alone.
+    async fn payload_room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = bytes.div_ceil(1024).min(PAYLOADS_KIB_MAX);
+        if kib == 0 {
+            return None;
+        }
+        // It is never closed.
+        self.payloads.clone().acquire_many_owned(kib as u32).await.ok()
+    }
+
+    fn set_asker(&self, asker: Asker) {
+        *self.asker.lock().unwrap_or_else(PoisonError::into_inner) = asker;
+    }
+
+    fn asker(&self) -> Asker {
+        *self.asker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake_all(&self) {
@@ -179,13 +209,15 @@ pub async fn run(config: &Config, ops: Option<TcpListener>, shutdown: Shutdown) 
         clock: DatabaseClock { ahead_us: AtomicI64::new(0) },
         shutdown: shutdown.clone(),
         poll: config.worker.poll,
-        look_back: config.ingest.commit_timeout + Duration::from_secs(1),
         writes,
         fetch: Notify::new(),
         hinted: AtomicBool::new(true),
         changed: AtomicBool::new(false),
         reset: AtomicBool::new(true),
+        lost_tail: AtomicBool::new(false),
+        asker: Mutex::default(),
         renew: Notify::new(),
+        payloads: Arc::new(Semaphore::new(PAYLOADS_KIB_MAX)),
         store_down: AtomicBool::new(false),
         left: CancellationToken::new(),
     });
@@ -196,7 +228,10 @@ pub async fn run(config: &Config, ops: Option<TcpListener>, shutdown: Shutdown) 
     let (seen, sees) = watch::channel(None);
     let renewer = tokio::spawn(lease::renew(shared.clone(), seen));
     let balancer = tokio::spawn(lease::balance(shared.clone(), sees));
-    let mut readers = vec![tokio::spawn(fetch::run(shared.clone())), tokio::spawn(wake::run(shared.clone()))];
+    let deadline = tokio::spawn(lease::watch_deadline(shared.clone()));
+    let mut readers =
+        vec![tokio::spawn(fetch::run(shared.clone())), tokio::spawn(wake::run(shared.clone())), tokio::spawn(settle::run(shared.clone()))];
+    readers.push(tokio::spawn(keeper::run(shared.clone(), config.retention)));
     readers.extend(watchdog.map(|watchdog| tokio::spawn(watchdog.run(shared.clone()))));
     readers.extend(shared.pipes.iter().map(|pipe| tokio::spawn(attempt::run(shared.clone(), pipe.clone()))));
     let finisher = tokio::spawn(finish::run(shared.clone(), outcomes));
@@ -211,6 +246,7 @@ pub async fn run(config: &Config, ops: Option<TcpListener>, shutdown: Shutdown) 
     lease::leave(&shared).await;
     finisher.abort();
     renewer.abort();
+    deadline.abort();
     last.begin();
     last.finish(ops::DRAIN).await;
     tracing::info!("stopped");
@@ -236,7 +272,7 @@ async fn drain(shared: &Shared) {
     }
 }
 
-/// Makes the config's sinks known, and owes them what arrived before there were any.
+/// Makes the config's sinks known.
 async fn register(config: &Config, connections: &Connections) -> Result<(), sqlx::Error> {
     let definitions: Vec<sinks::Definition> = config
         .sinks
@@ -249,17 +285,5 @@ async fn register(config: &Config, connections: &Connections) -> Result<(), sqlx
         })
         .collect();
     let mut conn = connections.take().await?;
-    if !sinks::register(&mut conn, &definitions).await? {
-        return Ok(());
-    }
-    // Transactions that began before the sinks were there routed their events without them.
-    let writing = deliveries::issued(&mut conn).await?.writers;
-    while deliveries::issued(&mut conn).await?.writers.iter().any(|writer| writing.contains(writer)) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let routed = sinks::route_earlier(&mut conn).await?;
-    if routed > 0 {
-        tracing::info!(deliveries = routed, "routed what had arrived before the first sink");
-    }
-    Ok(())
+    sinks::register(&mut conn, &definitions).await
 }

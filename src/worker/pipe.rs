@@ -21,10 +21,12 @@ const TROUBLED_MAX: usize = 1024;
 pub struct Item {
     /// What the sink is given; away while it is being tried.
     pub delivery: Option<Delivery>,
-    /// Its attempt was counted before the try.
+    /// Its try was written down before it began.
     pub charged: bool,
-    /// The payload was too large to be read ahead.
-    pub payload_left: bool,
+    /// It has a row; a fresh one only where a try was written down before it began.
+    pub has_row: bool,
+    /// The payload was too large to be read ahead, or is gone: so many bytes are read before each try, and let go after it.
+    pub payload_left: Option<usize>,
 }
 
 /// See the module's documentation.
@@ -48,6 +50,8 @@ pub struct Pipe {
     rate: Option<Mutex<Rate>>,
     counts: Mutex<Counts>,
     successes: AtomicU64,
+    /// Rows of earlier epochs of the queue are of another history of the database.
+    first_epoch: AtomicU64,
     /// Deliveries that blamed the sink, and how many others had gone through by then.
     troubled: Mutex<HashMap<i64, u64>>,
 }
@@ -69,6 +73,7 @@ impl Pipe {
             rate: config.rate_per_second.map(|rate| Mutex::new(Rate::new(rate, now))),
             counts: Mutex::default(),
             successes: AtomicU64::new(0),
+            first_epoch: AtomicU64::new(0),
             troubled: Mutex::default(),
             config,
         }
@@ -94,6 +99,17 @@ impl Pipe {
 
     pub fn counts(&self) -> MutexGuard<'_, Counts> {
         lock(&self.counts)
+    }
+
+    /// The database has another history, and the queue was emptied for it.
+    pub fn forget_history(&self) {
+        self.first_epoch.store(self.queue().epoch(), Ordering::Release);
+        lock(&self.troubled).clear();
+    }
+
+    /// Whether a row is of the database's history as it is now.
+    pub fn is_of_this_history(&self, epoch: u64) -> bool {
+        epoch >= self.first_epoch.load(Ordering::Acquire)
     }
 
     /// A delivery went through.

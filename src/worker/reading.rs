@@ -1,22 +1,21 @@
 //! What a queue asks of the next read, and what it learns from the answer. Pure.
 //!
-//! Fresh rows are read onwards by position. Sequences commit out of order, so each read begins at the floor, a position
-//! below which nothing can appear any more; a *sweep* is a read after which the floor may rise.
+//! Fresh rows come from the log, which is read for all sinks at once: a lane is *near* where it has seen all that the [tail](super::tail)
+//! has seen, or is about to, and *far* where it has to catch up first. Waiting rows come by their time, and parked ones by their key.
 
 use super::lane::DuePosition;
-use super::queue::{Key, Queue};
+use super::queue::Queue;
 use crate::event::LANES;
-use crate::store::deliveries::Origin;
-use chrono::{DateTime, Duration, Utc};
+use crate::store::deliveries::{Origin, SWEEP_ROWS};
+use chrono::{DateTime, Utc};
 use std::cmp::Reverse;
 
-/// What one lane asks of a read: positions to read on from, and how many rows.
+/// What one lane asks of a read of waiting rows: positions to read on from, and how many rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// See [`Lane::serial`](super::lane::Lane::serial).
     pub serial: u64,
     pub lane: i16,
-    pub fresh: Option<(i64, i64)>,
     pub waiting: Option<(DuePosition, i64)>,
     pub replay: Option<(DuePosition, i64)>,
 }
@@ -24,8 +23,6 @@ pub struct Wanted {
 /// What a read found for one lane: how many rows of each origin, and the last of them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Found {
-    pub fresh: i64,
-    pub fresh_last: i64,
     pub waiting: i64,
     pub waiting_last: Option<DuePosition>,
     pub replay: i64,
@@ -37,107 +34,175 @@ impl Found {
     pub fn add(&mut self, origin: Origin, due: Option<DateTime<Utc>>, seq: i64) {
         let position = due.map(|due| DuePosition { due, seq });
         match origin {
-            Origin::Fresh => (self.fresh, self.fresh_last) = (self.fresh + 1, seq),
+            Origin::Fresh => {}
             Origin::Waiting => (self.waiting, self.waiting_last) = (self.waiting + 1, position),
             Origin::Replay => (self.replay, self.replay_last) = (self.replay + 1, position),
         }
     }
 }
 
-/// Which lanes a read looks at beyond those that are known to have more.
+/// A lane that takes part in a read of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
-    /// Fresh rows are read from here, or from the cursor if that lies before: a position of some milliseconds ago, or
-    /// the floor.
-    pub back_to: i64,
-    /// Look for fresh rows in every lane: something may have arrived.
-    pub fresh: bool,
-    /// Look for due rows in every lane from the start: an operator may have reset some.
-    pub due: bool,
-    /// `back_to` is the floor, and it may rise after this read.
-    pub sweep: bool,
+struct Reader {
+    /// See [`Lane::serial`](super::lane::Lane::serial).
+    serial: u64,
+    /// See [`Lane::behind`](super::lane::Lane::behind).
+    from: Option<i64>,
 }
 
-/// The database's clock is known to within this much.
-const CLOCK_SLACK: Duration = Duration::milliseconds(250);
+/// Which lanes of a sink take part in a read of the log.
+#[derive(Debug, Clone)]
+pub struct Readers {
+    lanes: [Option<Reader>; LANES as usize],
+    /// The position that the first of them comes from; `None`: all have seen what the tail has seen.
+    pub from: Option<i64>,
+    /// The lanes, as bits.
+    pub mask: u64,
+}
 
-/// The fewest rows that a lane is given in a read.
+impl Readers {
+    const fn new() -> Self {
+        Self { lanes: [None; LANES as usize], from: None, mask: 0 }
+    }
+
+    fn add(&mut self, lane: i16, serial: u64, from: Option<i64>) {
+        self.lanes[lane as usize] = Some(Reader { serial, from });
+        self.mask |= 1 << lane;
+        self.from = match (self.from, from) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.mask == 0
+    }
+
+    /// Whether an event is new to its lane; `is_new`: to those that have seen what the tail has seen.
+    pub fn wants(&self, lane: i16, seq: i64, is_new: bool) -> bool {
+        self.lanes[lane as usize].is_some_and(|reader| reader.from.map_or(is_new, |from| seq > from))
+    }
+}
+
+/// What a sink asks of a read of the log.
+#[derive(Debug)]
+pub struct LogPlan {
+    pub near: Readers,
+    pub far: Readers,
+    /// Fresh rows that it has room for.
+    pub room: i64,
+}
+
+/// A lane that comes within so many positions of the tail reads on to its end at once, instead of running after it.
+const JOIN_WITHIN: i64 = 2_000;
+
+/// The fewest rows that a lane is given in a read of waiting rows.
 const LANE_ROWS_MIN: usize = 8;
 
+/// Lanes that one read sweeps.
+const SWEEPS_MAX: usize = 64;
+
+/// Keys that one read pages.
+const PAGES_MAX: usize = 256;
+
 impl<T> Queue<T> {
-    /// What to read next, at `now` by the database's clock; empty when there is nothing to ask, or no room. Unless it is
-    /// empty a read begins with it, whose answer goes to [`Queue::learn`].
-    pub fn plan(&mut self, now: DateTime<Utc>, look: Look) -> Vec<Wanted> {
+    /// A read begins: what was recorded before, it shows as it is.
+    pub fn begin_read(&mut self) {
+        for (number, seq) in std::mem::take(&mut self.settled) {
+            if let Some(lane) = self.lanes.get_mut(&number) {
+                lane.known.remove(&seq);
+            }
+        }
+    }
+
+    /// Whether some lane has seen all that the tail has seen.
+    pub fn has_seen_tail(&self) -> bool {
+        self.lanes.values().any(|lane| lane.behind.is_none())
+    }
+
+    /// Whether the database may have to be asked what waits of the keys of fresh events.
+    pub fn may_ask(&self) -> bool {
+        self.ordered() && self.lanes.values().any(|lane| lane.keys.may_wait)
+    }
+
+    /// Whether some lane has to catch up with the log, and there is room for it.
+    pub fn is_behind(&self) -> bool {
+        self.has_room() && self.lanes.values().any(|lane| lane.behind.is_some() && !lane.releasing)
+    }
+
+    /// What to read of the log, whose tail has come to `head`, and has seen everything up to `complete_to`.
+    pub fn plan_log(&mut self, head: i64, complete_to: i64) -> LogPlan {
+        (self.tail, self.head) = (complete_to, head);
+        let tail = self.tail;
+        let mut plan = LogPlan { near: Readers::new(), far: Readers::new(), room: self.rows_max.saturating_sub(self.held[0]) as i64 };
+        let has_room = self.has_room();
+        for (number, lane) in self.lanes.iter_mut().filter(|(_, lane)| !lane.releasing) {
+            lane.reading = has_room;
+            if lane.behind.is_none() {
+                lane.keys.caught_up();
+            }
+            if !has_room {
+                // It stays behind, and never holds up the others.
+                lane.behind = Some(lane.read_to(tail));
+                continue;
+            }
+            let is_near = lane.behind.is_none_or(|behind| behind + JOIN_WITHIN >= head.max(complete_to));
+            let readers = if is_near { &mut plan.near } else { &mut plan.far };
+            readers.add(*number, lane.serial, lane.behind);
+        }
+        plan
+    }
+
+    /// A read of the log has offered these lanes all that is there up to a position; `None`: all that the tail has seen by now.
+    pub fn learn_log(&mut self, readers: &Readers, read_to: Option<i64>) {
+        for (number, lane) in &mut self.lanes {
+            let Some(reader) = readers.lanes[*number as usize] else { continue };
+            // One that fell back meanwhile stays where it fell to.
+            if !lane.reading || reader.serial != lane.serial || reader.from != lane.behind {
+                continue;
+            }
+            match (read_to, reader.from) {
+                (None, Some(_)) => {
+                    lane.behind = None;
+                    lane.keys.caught_up();
+                }
+                (Some(read_to), Some(from)) => lane.behind = Some(read_to.max(from)),
+                (_, None) => {}
+            }
+        }
+    }
+
+    /// What to read of waiting rows next, at `now` by the database's clock; empty when there is nothing to ask, or no room. With
+    /// `everywhere`, from the start in every lane: an operator may have reset some.
+    pub fn plan_due(&mut self, now: DateTime<Utc>, everywhere: bool) -> Vec<Wanted> {
         self.wake_timers(now);
-        let [fresh_held, waiting_held, replay_held] = self.held;
-        let (room, has_room) = (self.rows_max.saturating_sub(fresh_held), self.has_room());
+        let [_, waiting_held, replay_held] = self.held;
         let due_limit =
             |max: usize, held: usize| max.checked_sub(held).filter(|room| *room > 0).map(|room| (room / 8).max(LANE_ROWS_MIN) as i64);
         let waiting_limit = due_limit(self.rows_max / 2, waiting_held);
         let replay_limit = due_limit(self.rows_max / 4, replay_held);
-        let turn_until = self.turn_until();
-        let busy = self.lanes.values().filter(|lane| lane.more_fresh && lane.has_turn(turn_until)).count().max(1);
-        let share = (room / busy).max(LANE_ROWS_MIN) as i64;
-        self.left_out = false;
-        let (mut plan, mut rewound, mut restarted) = (Vec::new(), [None; LANES as usize], 0u64);
+        let mut plan = Vec::new();
         for (number, lane) in self.lanes.iter_mut().filter(|(_, lane)| !lane.releasing) {
-            lane.more_fresh |= look.fresh;
-            if look.due {
+            if everywhere {
                 lane.waiting.rewind();
                 lane.replay.rewind();
             }
             // Rows that are held may be found again: they must not use up the limits.
             let held = lane.known.len() as i64;
-            let mut wanted = Wanted { serial: lane.serial, lane: *number, fresh: None, waiting: None, replay: None };
-            if has_room {
-                if let Some(from) = lane.rewind.take() {
-                    wanted.fresh = Some((from - 1, share + lane.known_after(from - 1)));
-                    rewound[*number as usize] = Some(from);
-                } else if lane.more_fresh && !lane.has_turn(turn_until) {
-                    self.left_out = true;
-                } else if lane.more_fresh {
-                    let after = lane.cursor.min(look.back_to);
-                    wanted.fresh = Some((after, share + lane.known_after(after)));
-                }
-            }
-            if look.sweep && wanted.fresh.is_none_or(|(after, _)| after > look.back_to) {
-                // A lane that takes no part in a sweep goes back itself: the floor may rise without it.
-                lane.cursor = lane.cursor.min(look.back_to);
-                lane.more_fresh = true;
-            }
-            if lane.waiting.look || lane.has_due_keys(now) {
+            let mut wanted = Wanted { serial: lane.serial, lane: *number, waiting: None, replay: None };
+            if lane.waiting.look {
                 wanted.waiting = waiting_limit.map(|limit| (lane.waiting.position, limit + held));
-                if wanted.waiting.is_some() {
-                    lane.waiting.begin();
-                    restarted |= u64::from(lane.waiting.position == DuePosition::START) << number;
-                }
+                lane.waiting.begin();
             }
             if lane.replay.look {
                 wanted.replay = replay_limit.map(|limit| (lane.replay.position, limit + held));
                 lane.replay.begin();
             }
-            if wanted.fresh.is_some() || wanted.waiting.is_some() || wanted.replay.is_some() {
+            if wanted.waiting.is_some() || wanted.replay.is_some() {
                 plan.push(wanted);
             }
         }
-        self.forget_marks(&rewound, restarted);
-        if !plan.is_empty() {
-            self.begin_read();
-        }
         plan
-    }
-
-    /// Of the lanes that have a backlog, those are read that have come no further than this: the half that is furthest behind.
-    /// So events leave about in the order of their arrival, and a read's rows lie close together: lanes that drift apart, because
-    /// some have more events than others, make it touch other pages for each row.
-    fn turn_until(&self) -> i64 {
-        let mut cursors: Vec<i64> =
-            self.lanes.values().filter(|lane| lane.has_backlog && !lane.releasing).map(|lane| lane.cursor).collect();
-        if cursors.is_empty() {
-            return i64::MAX;
-        }
-        let middle = (cursors.len() - 1) / 2;
-        *cursors.select_nth_unstable(middle).1
     }
 
     fn wake_timers(&mut self, now: DateTime<Utc>) {
@@ -155,88 +220,74 @@ impl<T> Queue<T> {
         self.timers.peek().map(|Reverse((due, _))| *due)
     }
 
-    /// Keys whose rows are about to be read again lose the mark that some were left; it comes back where some are left again.
-    /// `rewound` says from where each lane's fresh rows are read again, `restarted` (lanes are bits) whose waiting rows are.
-    fn forget_marks(&mut self, rewound: &[Option<i64>; LANES as usize], restarted: u64) {
-        if restarted == 0 && rewound.iter().all(Option::is_none) {
-            return;
-        }
-        for (name, key) in &mut self.keys {
-            if restarted & (1 << key.lane) != 0 {
-                key.more_waiting = false;
+    /// Keys whose first waiting rows are to be read, and their lanes.
+    pub fn plan_pages(&mut self) -> Vec<(i16, i64)> {
+        let count = self.pages.len().min(PAGES_MAX);
+        let names: Vec<i64> = self.pages.drain(..count).collect();
+        let mut planned = Vec::with_capacity(names.len());
+        for name in names {
+            if let Some(key) = self.keys.get_mut(&name) {
+                // What was recorded so far, the read shows.
+                key.recorded_meanwhile = false;
+                planned.push((key.lane, name));
             }
-            if let (Some(from), Some(mark)) = (rewound[key.lane as usize], key.more_fresh)
-                // Another key's rewind may begin beyond this one's mark.
-                && from <= mark
-                && key.has_room()
-                && let Some(lane) = self.lanes.get_mut(&key.lane)
-            {
-                key.more_fresh = None;
-                lane.rewinding.push(*name);
+        }
+        planned
+    }
+
+    /// Lanes to be swept, and from which key on.
+    pub fn plan_sweeps(&self) -> Vec<(i16, u64, i64)> {
+        let swept = self.lanes.iter().filter(|(_, lane)| !lane.releasing);
+        swept.filter_map(|(number, lane)| Some((*number, lane.serial, lane.keys.after?))).take(SWEEPS_MAX).collect()
+    }
+
+    /// A lane was swept from a planned key on: these rows were found, as (key, position, whether it is parked).
+    pub fn learn_sweep(&mut self, planned: (i16, u64, i64), found: &[(i64, i64, bool)]) {
+        let (number, serial, after) = planned;
+        let Some(lane) = self.lanes.get_mut(&number).filter(|lane| lane.serial == serial && lane.keys.after == Some(after)) else { return };
+        let full = found.len() as i64 >= SWEEP_ROWS;
+        lane.keys.learn(found.last().filter(|_| full).map(|(key, ..)| *key), !found.is_empty());
+        let mut before = None;
+        for &(key, seq, is_parked) in found {
+            // The first of each key; the others wait for it.
+            if before.replace(key) != Some(key) && is_parked {
+                self.offer_stranded(number, key, seq);
             }
         }
     }
 
-    /// What was recorded before a read begins, that read shows as it is.
-    fn begin_read(&mut self) {
-        self.reads += 1;
-        for (number, seq) in std::mem::take(&mut self.settled) {
-            if let Some(lane) = self.lanes.get_mut(&number) {
-                lane.known.remove(&seq);
-            }
+    /// Begins to sweep every lane that may have rows waiting.
+    pub fn sweep_all(&mut self) {
+        for lane in self.lanes.values_mut().filter(|lane| lane.keys.may_wait && lane.keys.after.is_none()) {
+            lane.keys.start();
         }
     }
 
-    /// Takes note of how far a read has come in one lane, after its rows were [offered](Queue::offer). `began` is the
-    /// `now` of its plan. Returns whether the lane has more.
-    pub fn learn(&mut self, wanted: &Wanted, found: &Found, began: DateTime<Utc>) -> bool {
+    /// Whether memory does not know, and the database must be asked, what waits of this key of a fresh event.
+    pub fn must_ask(&self, lane: i16, name: i64) -> bool {
+        self.ordered() && !self.keys.contains_key(&name) && self.lanes.get(&lane).is_some_and(|lane| lane.keys.may_wait)
+    }
+
+    /// Takes note of how far a read has come in one lane, after its rows were [offered](Queue::offer_waiting). Returns whether the lane has more.
+    pub fn learn_due(&mut self, wanted: &Wanted, found: &Found) -> bool {
         let Some(lane) = self.lanes.get_mut(&wanted.lane).filter(|lane| lane.serial == wanted.serial) else { return false };
-        if let Some((after, limit)) = wanted.fresh {
-            let full = found.fresh >= limit;
-            let rewinding = std::mem::take(&mut lane.rewinding);
-            if !rewinding.is_empty() {
-                // Keys that still have room may have rows beyond the last one read.
-                for name in rewinding.iter().filter(|_| full) {
-                    let key = self.keys.entry(*name).or_insert_with(|| Key::new(wanted.lane));
-                    if key.more_fresh.is_none() {
-                        key.more_fresh = Some(found.fresh_last + 1);
-                        lane.rewind_to(found.fresh_last + 1);
-                    }
-                }
-            } else if after <= lane.cursor {
-                // One that began beyond the cursor says nothing of what lies between.
-                lane.cursor = if full { found.fresh_last } else { lane.cursor.max(found.fresh_last) };
-                (lane.more_fresh, lane.has_backlog) = (full, full);
-            }
-        }
-        if let Some((_, limit)) = wanted.waiting
-            && lane.waiting.learn(found.waiting_last, found.waiting >= limit)
-        {
-            let keys = &self.keys;
-            lane.unblock(self.reads, began - CLOCK_SLACK, |name| keys.get(&name).is_some_and(|key| key.more_waiting));
+        if let Some((_, limit)) = wanted.waiting {
+            lane.waiting.learn(found.waiting_last, found.waiting >= limit);
         }
         if let Some((_, limit)) = wanted.replay {
             lane.replay.learn(found.replay_last, found.replay >= limit);
         }
-        lane.more_fresh || lane.rewind.is_some() || lane.waiting.look || lane.replay.look
+        lane.waiting.look || lane.replay.look
     }
 
     /// A read failed: all that it wanted is still wanted.
-    pub fn fail_read(&mut self, plan: &[Wanted]) {
-        for wanted in plan {
+    pub fn fail_read(&mut self, due: &[Wanted], pages: &[(i16, i64)]) {
+        for wanted in due {
             let Some(lane) = self.lanes.get_mut(&wanted.lane).filter(|lane| lane.serial == wanted.serial) else { continue };
-            if let Some((after, _)) = wanted.fresh {
-                for name in std::mem::take(&mut lane.rewinding) {
-                    self.keys.entry(name).or_insert_with(|| Key::new(wanted.lane)).more_fresh = Some(after + 1);
-                }
-                if after < lane.cursor {
-                    lane.rewind_to(after + 1);
-                }
-                lane.more_fresh = true;
-            }
             lane.waiting.look |= wanted.waiting.is_some();
             lane.replay.look |= wanted.replay.is_some();
         }
+        self.pages.extend(pages.iter().map(|(_, name)| *name));
     }
 
     /// Whether a read for fresh rows is worth it: one for a few rows costs as much as one for many.

@@ -5,9 +5,10 @@ use crate::store::servers::{Connection, Servers, is_useless_after};
 use sqlx::PgConnection;
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 /// How long one piece of work may take before its connection is given up: a network that swallows packets answers nothing.
@@ -23,12 +24,16 @@ pub struct Connections {
     room: Arc<Semaphore>,
     /// Nothing is under way on these.
     idle: Mutex<Vec<Connection>>,
+    /// The last turn of the servers to another history that this worker has drawn the consequences of.
+    turn: AtomicU64,
+    /// There was another.
+    pub turned: Notify,
 }
 
 impl Connections {
     /// Opens nothing yet.
     pub fn new(servers: Servers, max: usize) -> Self {
-        Self { servers, room: Arc::new(Semaphore::new(max)), idle: Mutex::default() }
+        Self { servers, room: Arc::new(Semaphore::new(max)), idle: Mutex::default(), turn: AtomicU64::new(0), turned: Notify::new() }
     }
 
     pub fn servers(&self) -> &Servers {
@@ -41,7 +46,7 @@ impl Connections {
         let taken = timeout(CONNECT_PATIENCE, async {
             let permit = self.room.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
             // It is tested by its use, not by a round trip before it.
-            let kept = std::iter::from_fn(|| self.idle().pop()).find(|kept| kept.place.is_current());
+            let kept = std::iter::from_fn(|| self.idle().pop()).find(|kept| kept.place.is_current() && kept.turn == self.servers.turns());
             if let Some(connection) = kept {
                 return Ok(Lent { connection, _permit: permit });
             }
@@ -55,6 +60,25 @@ impl Connections {
             }
         });
         taken.await.unwrap_or_else(|_| Err(last.unwrap_or(sqlx::Error::PoolTimedOut)))
+    }
+
+    /// Whether the servers have turned to another history since [`Connections::follow`] was last called, as far as connections have shown.
+    pub fn has_turned(&self) -> bool {
+        self.servers.turns() > self.turn.load(Ordering::Acquire)
+    }
+
+    /// Everything that was learnt before is forgotten: connections may be used again.
+    pub fn follow(&self) {
+        self.turn.store(self.servers.turns(), Ordering::Release);
+    }
+
+    /// A connection that leads to another history than what this worker knows is from is of no use yet.
+    fn check(&self, connection: &Connection) -> Result<(), sqlx::Error> {
+        if connection.turn == self.turn.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.turned.notify_one();
+        Err(sqlx::Error::Io(io::Error::other("the database has another history: forgetting what was read before")))
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
@@ -108,11 +132,13 @@ impl Session {
     /// Runs one piece of work. After an error that leaves a connection useless it is not used again.
     pub async fn run<T>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         // Given up before another is asked for: it holds a place.
-        let kept = self.lent.take().filter(|lent| lent.connection.place.is_current());
+        let kept =
+            self.lent.take().filter(|lent| lent.connection.place.is_current() && lent.connection.turn == self.connections.servers.turns());
         let mut lent = match kept {
             Some(lent) => lent,
             None => self.connections.take().await?,
         };
+        self.connections.check(&lent.connection)?;
         let result = match timeout(PATIENCE, work(&mut lent)).await {
             Ok(result) => result,
             Err(_) => Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database did not answer in 15 s"))),

@@ -77,7 +77,7 @@ async fn the_checker_fails_a_worker_that_records_a_success_it_has_not_had() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_checker_fails_tables_that_were_tampered_with() {
     let mut stage = Stage::set("control_tables", ["", ""]).await;
-    let one = "event_seq = (select min(event_seq) from sluice.deliveries)";
+    let one = "event_seq = (select min(event_seq) from sluice.delivery_state)";
     for (promise, tamper, undo) in [
         (
             "A: ",
@@ -86,24 +86,65 @@ async fn the_checker_fails_tables_that_were_tampered_with() {
         ),
         (
             "B: ",
-            "update sluice.deliveries set status = 'pending', due_at = 'infinity'",
-            "update sluice.deliveries set status = 'delivered'",
+            "update sluice.delivery_state set status = 'pending', due_at = 'infinity'",
+            "update sluice.delivery_state set status = 'delivered', due_at = null",
         ),
-        ("E: ", "update sluice.deliveries set status = 'dead'", "update sluice.deliveries set status = 'delivered'"),
-        ("E: ", "update sluice.deliveries set attempts = 13", "update sluice.deliveries set attempts = 1"),
+        ("E: ", "update sluice.delivery_state set status = 'dead'", "update sluice.delivery_state set status = 'delivered'"),
+        ("E: ", "update sluice.delivery_state set attempts = 13", "update sluice.delivery_state set attempts = 1"),
     ] {
         // No worker is there any more that could mend it.
         stage.system.execute(&format!("{tamper} where {one}")).await;
         stage.assert_broken(promise).await;
         stage.system.execute(&format!("{undo} where {one}")).await;
     }
-    stage.system.execute(&format!("delete from sluice.deliveries where {one}")).await;
+    stage.system.execute(&format!("delete from sluice.delivery_state where {one}")).await;
     stage.assert_broken("B: ").await;
     // What the provider was told, and nobody stored.
     stage = Stage::set("control_ledger", ["", ""]).await;
     stage.acknowledged.insert("u-9:0".into(), Vec::new());
     let broken = stage.check().await.broken;
     assert_eq!(broken.len(), 2, "{broken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_checker_fails_a_log_that_is_settled_beyond_what_is_recorded() {
+    let mut stage = Stage::set("control_settled", ["", ""]).await;
+    let passed = "B: settled_to has passed deliveries that have no row";
+    // It is raised by hand while a fresh event is owed to a sink that is paused: no row says so, and from then on nobody would see that.
+    stage.system.execute("update sluice.sinks set paused = true").await;
+    let event = Event::of("u-1", 9);
+    stage.system.ingest().await.client().store(&event).await;
+    stage.acknowledged.insert(event.id, event.body);
+    let broken = stage.check().await.broken;
+    assert!(!broken.is_empty() && broken.iter().all(|what| !what.starts_with(passed)), "it is owed, and nothing hides that: {broken:?}");
+    stage.system.execute("update sluice.lanes set settled_to = (select max(seq) from sluice.log)").await;
+    let broken = stage.check().await.broken;
+    assert!(broken.contains(&format!("{passed}: 1")), "{broken:?}");
+    assert!(broken.iter().all(|what| !what.starts_with("B: deliveries are still owed")), "the views show nothing of it: {broken:?}");
+
+    // What has a row, is quarantined, or is not subscribed to may be passed.
+    for (sound, undo) in [
+        (
+            "insert into sluice.delivery_state (event_seq, sink, lane) select seq, 'lms', lane from sluice.log order by seq desc limit 1",
+            "delete from sluice.delivery_state where event_seq = (select max(seq) from sluice.log)",
+        ),
+        (
+            "update sluice.log set quarantine = 'for the test' where seq = (select max(seq) from sluice.log)",
+            "update sluice.log set quarantine = null",
+        ),
+        (
+            "update sluice.subscriptions set until_seq = (select max(seq) from sluice.log)",
+            "update sluice.subscriptions set until_seq = 9223372036854775807",
+        ),
+        ("update sluice.subscriptions set types = '{x}'", "update sluice.subscriptions set types = null"),
+    ] {
+        stage.system.execute(sound).await;
+        // Of the last one all twelve are not subscribed to, and all have a row.
+        let broken = stage.check().await.broken;
+        assert!(broken.iter().all(|what| !what.starts_with(passed)), "{sound}: {broken:?}");
+        stage.system.execute(undo).await;
+    }
+    assert!(stage.check().await.broken.contains(&format!("{passed}: 1")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

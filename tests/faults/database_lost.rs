@@ -9,7 +9,7 @@ use std::time::Duration;
 /// What only the committers' connections say.
 const STORES: &str = "sluice.store_events";
 /// What only the finisher's connection says.
-const RECORDS: &str = "delivered_at = case when u.status";
+const RECORDS: &str = "case when u.status = 'delivered'";
 /// What only the listener's connection says.
 const LISTENS: &str = "LISTEN";
 

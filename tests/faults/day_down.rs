@@ -10,7 +10,7 @@ const KEYS: &str = "concurrency = 4\nretry = { max_attempts = 3, initial = \"50m
 
 const AN_HOUR_PASSES: [&str; 2] = [
     "update sluice.sinks set breaker_until = breaker_until - interval '1 hour' where breaker_until is not null",
-    "update sluice.deliveries set due_at = due_at - interval '1 hour' where due_at is not null",
+    "update sluice.delivery_state set due_at = due_at - interval '1 hour' where due_at is not null",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -134,16 +134,16 @@ async fn however_many_rows_wait_behind_a_dead_sink_the_worker_stays_small_serves
     system.working(&config).await.stop().await;
     let stored = format!(
         "with stored as (
-             insert into sluice.events (lane, source, event_id, type, company_id, order_key, payload_hash)
-             select n % 1000 % 64, 'mindtickle', 'b-' || n % 1000 || ':' || n / 1000, 'module.progress', 'acme', 'acme/b-' || n % 1000, '\\x00'
+             insert into sluice.log (seq, lane, source, event_id, type, company_id, order_key)
+             select nextval('sluice.event_seq'), n % 1000 % 64, 'mindtickle', 'b-' || n % 1000 || ':' || n / 1000, 'module.progress', 'acme',
+                    'acme/b-' || n % 1000
                from generate_series(0, {rows} - 1) as n
-             returning seq, lane
-         ), kept as (
-             insert into sluice.payloads (event_seq, payload, headers) select seq, '{{\"event\":\"module.progress\"}}', '{{}}' from stored
+             returning seq
          )
-         insert into sluice.deliveries (event_seq, sink, lane) select seq, 'idp', lane from stored"
+         insert into sluice.payloads (event_seq, payload, headers) select seq, '{{\"event\":\"module.progress\"}}', '{{}}' from stored"
     );
     system.execute(&stored).await;
+    assert_eq!(system.count("pending").await, rows, "all of it is owed to the one sink that subscribes to it");
     system.execute("analyze").await;
 
     let mut worker = system.working(&config).await;

@@ -18,6 +18,7 @@ mod http;
 mod inputs;
 #[cfg(feature = "failpoints")]
 mod killed_between;
+mod lease;
 mod people;
 mod pgbouncer;
 #[path = "../support/private.rs"]
@@ -34,3 +35,7 @@ mod standby_away;
 mod storm;
 #[path = "../support/system.rs"]
 mod system;
+mod taken_back;
+mod timeline;
+mod upgrade;
+mod version_0_1;

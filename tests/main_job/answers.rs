@@ -216,7 +216,7 @@ async fn what_cannot_be_committed_in_time_is_answered_503_and_taken_when_it_come
     let mut client = ingest.client();
     let event = Event::of("u-1", 1);
     let mut lock = system.db.begin().await.unwrap();
-    sqlx::query("lock table sluice.events in access exclusive mode").execute(&mut *lock).await.unwrap();
+    sqlx::query("lock table sluice.log in access exclusive mode").execute(&mut *lock).await.unwrap();
     let began = clock::instant();
     let answer = client.post(&event).await;
     assert_eq!((answer.status(), answer.header("retry-after")), (503, Some("1")));

@@ -128,11 +128,11 @@ async fn a_key_whose_waiting_head_was_locked_for_a_while_keeps_its_order() {
     eventually("the head is being tried", async || sink.tries() == 1).await;
     sink.script(|_| Reply::Status(200));
     let mut operator = system.db.begin().await.unwrap();
-    let lock = "select from sluice.deliveries where event_seq = (select min(event_seq) from sluice.deliveries) for update";
+    let lock = "update sluice.deliveries set status = 'skipped' where event_seq = (select min(seq) from sluice.log)";
     sqlx::query(lock).execute(&mut *operator).await.unwrap();
     gate.open();
-    // Its successors are recorded as waiting, and come up again, while its own failure cannot be recorded.
-    let waiting = "select count(*) from sluice.deliveries where due_at < now()";
+    // Its successors are recorded as parked behind it while its own failure cannot be recorded.
+    let waiting = "select count(*) from sluice.delivery_state where key is not null and due_at is null";
     eventually("the successors wait", async || system.value::<i64>(waiting).await == 2).await;
     holds_for(Duration::from_secs(2), "none overtakes", async || sink.tries() == 1).await;
     operator.rollback().await.unwrap();
@@ -146,7 +146,7 @@ async fn a_failure_is_not_recorded_by_a_worker_whose_lanes_are_anothers() {
     let (system, sink, gate, ingest, mut worker) = holding("taken_lanes", 500, "").await;
     ingest.client().store(&Event::of("u-1", 0)).await;
     eventually("it is being tried", async || sink.tries() == 1).await;
-    let another = "with other as (insert into sluice.workers (name, epoch, sinks, expires_at) values ('another', 1, '{crm}', now() + interval '1 hour')
+    let another = "with other as (insert into sluice.workers (name, epoch, sinks, expires_at, log_version) values ('another', 1, '{crm}', now() + interval '1 hour', 2)
                    returning id) update sluice.lanes set worker = other.id from other";
     system.execute(another).await;
     gate.open();

@@ -14,14 +14,17 @@ mod journey;
 mod lanes;
 mod limits;
 mod mapping;
+mod memory;
 mod order;
 mod outage;
 #[path = "../support/private.rs"]
 mod private;
 mod replays;
+mod retention;
 mod roles;
 #[path = "../support/server.rs"]
 mod server;
+mod settling;
 #[path = "../support/sink.rs"]
 mod sink;
 mod sources;

@@ -70,13 +70,14 @@ async fn an_operator_releases_and_routes_without_a_right_to_events_or_deliveries
     system.use_roles().await;
     let ingest = system.ingest_with("").await;
     ingest.client().store(&Event::of("u-1", 0)).await;
-    system.execute("update sluice.events set quarantine = 'for the test'").await;
+    system.execute("update sluice.log set quarantine = 'for the test'").await;
+    system.execute("update sluice.event_ids set quarantined_seq = seq").await;
     system.execute("insert into sluice.sinks (name, kind) values ('crm', 'null')").await;
     let mut operator = connect(&system, "sluice_operator").await;
     sqlx::query("update sluice.outbox set status = 'pending'").execute(&mut operator).await.unwrap();
     assert_eq!(system.status("u-1:0").await, "pending");
     let audit = "select string_agg(who || ' ' || what, ', ' order by id) from sluice.audit";
-    assert_eq!(system.value::<String>(audit).await, "sluice_operator event released, sluice_operator event routed");
+    assert_eq!(system.value::<String>(audit).await, "sluice_operator event released");
 }
 
 #[tokio::test]
@@ -84,7 +85,8 @@ async fn each_role_is_refused_what_is_not_its_work() {
     let system = System::new("roles_refused").await;
     system.use_roles().await;
     let own = [
-        ("sluice_ingest", "select seq, event_id from sluice.events"),
+        ("sluice_ingest", "select seq, event_id from sluice.event_ids"),
+        ("sluice_worker", "select * from sluice.fresh, sluice.deliveries"),
         ("sluice_worker", "select payload from sluice.payloads"),
         ("sluice_worker", "insert into sluice.applied (sink, object, event_seq) values ('idp', 'user acme/u-1', 1)"),
         ("sluice_operator", "select * from sluice.outbox"),
@@ -102,15 +104,22 @@ async fn each_role_is_refused_what_is_not_its_work() {
         ("sluice_ingest", "select status from sluice.deliveries"),
         ("sluice_ingest", "select breaker_reason from sluice.sinks"),
         ("sluice_ingest", "update sluice.deliveries set status = 'pending'"),
-        ("sluice_ingest", "update sluice.events set quarantine = null"),
-        ("sluice_ingest", "delete from sluice.events"),
-        ("sluice_worker", "insert into sluice.events (lane, source, event_id, payload_hash) values (0, 's', 'e', '')"),
-        ("sluice_worker", "update sluice.events set quarantine = null"),
+        ("sluice_ingest", "update sluice.log set quarantine = null"),
+        ("sluice_ingest", "delete from sluice.log"),
+        ("sluice_ingest", "select * from sluice.log"),
+        ("sluice_ingest", "select * from sluice.sinks"),
+        ("sluice_ingest", "select settled_to from sluice.lanes"),
+        ("sluice_worker", "insert into sluice.log (seq, lane, source, event_id) values (1, 0, 's', 'e')"),
+        ("sluice_worker", "update sluice.log set quarantine = null"),
+        ("sluice_worker", "update sluice.event_ids set seq = 0"),
+        ("sluice_worker", "update sluice.subscriptions set until_seq = 0"),
+        ("sluice_worker", "update sluice.lanes set revision = 0"),
         ("sluice_worker", "update sluice.payloads set payload = ''"),
-        ("sluice_worker", "delete from sluice.deliveries"),
+        ("sluice_worker", "delete from sluice.delivery_state"),
         ("sluice_worker", "delete from sluice.applied"),
         ("sluice_operator", "update sluice.applied set event_seq = 0"),
-        ("sluice_worker", "update sluice.deliveries set generation = 0"),
+        ("sluice_worker", "update sluice.delivery_state set generation = 0"),
+        ("sluice_worker", "update sluice.deliveries set status = 'pending'"),
         ("sluice_worker", "update sluice.sinks set paused = true"),
         ("sluice_worker", "update sluice.outbox set status = 'pending'"),
         ("sluice_worker", "select sluice.replay()"),
@@ -123,7 +132,10 @@ async fn each_role_is_refused_what_is_not_its_work() {
         ("sluice_operator", "select payload from sluice.payloads"),
         ("sluice_operator", "select * from sluice.bodies"),
         ("sluice_operator", "update sluice.deliveries set attempts = 0"),
-        ("sluice_operator", "update sluice.events set quarantine = null"),
+        ("sluice_operator", "update sluice.log set quarantine = null"),
+        ("sluice_operator", "update sluice.delivery_state set status = 'pending'"),
+        ("sluice_operator", "update sluice.lanes set settled_to = 0"),
+        ("sluice_operator", "select sluice.set_status(1, 'crm', 'dead', 'pending')"),
         ("sluice_operator", "update sluice.sinks set events = null"),
         ("sluice_operator", "delete from sluice.audit"),
         ("sluice_operator", "insert into sluice.audit (what, rows) values ('x', 1)"),
@@ -144,7 +156,7 @@ async fn each_role_is_refused_what_is_not_its_work() {
         assert_eq!(refusal(&mut connect(&system, role).await, sql).await.as_deref(), Some("42501"), "{role}: {sql}");
     }
     for role in sluice::store::roles::ROLES {
-        for sql in ["create table sluice.x ()", "drop table sluice.events", "truncate sluice.audit", "delete from sluice.migrations"] {
+        for sql in ["create table sluice.x ()", "drop table sluice.log", "truncate sluice.audit", "delete from sluice.migrations"] {
             assert_eq!(refusal(&mut connect(&system, role).await, sql).await.as_deref(), Some("42501"), "{role}: {sql}");
         }
     }

@@ -164,7 +164,7 @@ async fn lanes_whose_takeover_failed_halfway_are_worked_on_all_the_same() {
 
     // The lanes can be claimed, their waiting heads not be read, and the lanes not be given back.
     let mut deliveries = system.db.begin().await.unwrap();
-    sqlx::query("lock table sluice.deliveries in access exclusive mode").execute(&mut *deliveries).await.unwrap();
+    sqlx::query("lock table sluice.subscriptions in access exclusive mode").execute(&mut *deliveries).await.unwrap();
     let worker = system.worker(&config);
     let claimed = "select count(*) from sluice.lanes where worker is not null";
     let mut lanes = system.db.begin().await.unwrap();

@@ -133,7 +133,7 @@ async fn a_rotated_secret_a_wrong_profile_and_a_few_strangers_are_told_apart() {
     said.assert("refused", "problem: most deliveries to mindtickle are refused", &["15 answered 403", "was the secret rotated", reverify]);
     assert_eq!(said.code, 1);
     // The last event is long ago: now they are all that comes.
-    system.execute("update sluice.events set received_at = now() - interval '3 hours'").await;
+    system.execute("update sluice.log set received_at = now() - interval '3 hours'").await;
     let said = doctor(&system).await;
     said.assert("refused", "problem: all deliveries to mindtickle are refused", &["0 events accepted in the last hour"]);
 
@@ -169,7 +169,7 @@ async fn silence_and_event_types_that_never_come_are_told() {
     assert!(said.of("never_seen").iter().all(|line| !line.contains("user.provisioned")));
     said.assert("silence", "note: nothing has come to hub", &[]);
 
-    system.execute("update sluice.events set received_at = now() - interval '30 hours 10 minutes'").await;
+    system.execute("update sluice.log set received_at = now() - interval '30 hours 10 minutes'").await;
     let said = doctor(&system).await;
     said.assert("silence", "warning: nothing has come to mindtickle for 1 d 6 h", &["suspended"]);
     assert_eq!(said.code, 1);
@@ -249,7 +249,7 @@ async fn sinks_workers_lanes_and_dead_letters_are_held_against_config_and_databa
 
     // From here on somebody has a lease, and works on nothing: so all stays as it is put.
     system
-        .execute("insert into sluice.workers (name, epoch, sinks, expires_at) values ('idle:1', 1, '{crm,lms}', now() + interval '1 hour')")
+        .execute("insert into sluice.workers (name, epoch, sinks, expires_at, log_version) values ('idle:1', 1, '{crm,lms}', now() + interval '1 hour', 2)")
         .await;
     system.execute("update sluice.sinks set retired_at = now() where name = 'lms'").await;
     system.execute("update sluice.sinks set events = '{x}' where name = 'crm'").await;
@@ -266,7 +266,8 @@ async fn sinks_workers_lanes_and_dead_letters_are_held_against_config_and_databa
     said.assert("delivery", "warning: sink crm is paused | 1 deliveries are owed to it", &["paused = false"]);
     said.assert("delivery", "warning: sink lms rests", &["answered 503", "1 deliveries are owed"]);
 
-    system.execute("update sluice.deliveries set status = 'dead', last_error = 'test' where status = 'pending'").await;
+    system.execute("update sluice.deliveries set status = 'dead' where status = 'pending'").await;
+    system.execute("update sluice.delivery_state set last_error = 'test' where status = 'dead'").await;
     doctor(&system).await.assert("dead_letters", "note: 1 deliveries to crm are dead", &["0 in the last day", "sluice replay"]);
     system.execute("insert into sluice.counters (sink, minute, dead) values ('crm', now(), 1)").await;
     doctor(&system).await.assert("dead_letters", "warning: 1 deliveries to crm are dead", &["1 in the last day"]);
@@ -274,7 +275,7 @@ async fn sinks_workers_lanes_and_dead_letters_are_held_against_config_and_databa
     system.execute("update sluice.workers set sinks = '{crm}'").await;
     system.execute("update sluice.sinks set paused = false").await;
     ingest.client().store(&Event::of("u", 2)).await;
-    system.execute("update sluice.events set received_at = now() - interval '2 hours'").await;
+    system.execute("update sluice.log set received_at = now() - interval '2 hours'").await;
     let said = doctor(&system).await;
     said.assert("lanes", "problem: no live worker has sink lms", &["64 of its 64 lanes", "0 live workers"]);
     said.assert("lanes", "warning: some lanes of sink crm are unowned", &["64 of its 64 lanes", "1 live workers"]);
@@ -339,9 +340,15 @@ async fn what_the_watchdog_saw_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_is_looked_for_among_the_newest_events_alone_however_many_there_are() {
     let system = System::new("doctor_bound").await;
-    let many = "insert into sluice.events (lane, source, event_id, type, payload_hash)
-                select n % 64, 'mindtickle', n::text, case when n <= 5 then 'quiz.submitted' else 'course.completed' end, sha256(n::text::bytea)
-                  from generate_series(1, 100005) n";
+    let many = "with stored as (
+                    insert into sluice.log (seq, lane, source, event_id, type)
+                    select nextval('sluice.event_seq'), n % 64, 'mindtickle', n::text,
+                           case when n <= 5 then 'quiz.submitted' else 'course.completed' end
+                      from generate_series(1, 100005) n
+                    returning seq, lane, event_id, source
+                )
+                insert into sluice.event_ids (seq, lane, event_id, source, payload_hash)
+                select seq, lane, event_id, source, sha256(event_id::bytea) from stored";
     system.execute(many).await;
     let said = doctor(&system).await;
     said.assert("never_seen", "note: ", &["quiz.submitted", "among the newest 100000 events"]);

@@ -57,6 +57,8 @@ fn a_wrong_value_is_an_error_at_its_place_and_is_not_repeated() {
         ("[ingest]\nbody_max = ‸0", "from 1B to 64MiB"),
         ("[ingest]\nqueue_bytes = ‸\"1023KiB\"", "at least `body_max`"),
         ("[ingest]\ncommitters = ‸0", "from 1 to 64"),
+        ("[retention]\npayloads = ‸\"1m\"", "from 1h to 876000h"),
+        ("[retention]\ndeliveries = \"30d\"\npayloads = ‸\"31d\"", "must not be longer than `deliveries`"),
         ("[ingest]\ncommitters = ‸1.0", "a whole number"),
         ("[worker]\npoll = ‸\"0s\"", "from 1ms to 1m"),
         ("[worker]\npoll = ‸1", "`poll` must be a duration such as"),

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 /// Every key of every table, and one that there is not.
-const KEYS: [&str; 56] = [
+const KEYS: [&str; 58] = [
     "database_url",
     "ingest",
     "worker",
@@ -31,6 +31,8 @@ const KEYS: [&str; 56] = [
     "drain_timeout",
     "read_ahead",
     "poll",
+    "payloads",
+    "deliveries",
     "name",
     "signature_header",
     "timestamp_header",

@@ -59,11 +59,14 @@ pub async fn roles(conn: &mut PgConnection) -> Result<Vec<Role>, sqlx::Error> {
     sqlx::query_as!(
         Role,
         r#"
-        select n.name as "name!", coalesce(has_schema_privilege(r.oid, 'sluice', 'usage'), false) as "is_used!",
-               coalesce(has_table_privilege(r.oid, n.relation, n.privilege), false) as "is_current!"
-          from (values ('sluice_ingest', 'sluice.refusals', 'insert'), ('sluice_worker', 'sluice.watchdog', 'update'),
-                       ('sluice_operator', 'sluice.watchdog', 'select'), ('sluice_reader', 'sluice.watchdog', 'select')) n(name, relation, privilege)
+        select n.name as "name!", coalesce(bool_and(has_schema_privilege(r.oid, 'sluice', 'usage')), false) as "is_used!",
+               coalesce(bool_and(has_table_privilege(r.oid, n.relation, n.privilege)), false) as "is_current!"
+          from (values ('sluice_ingest', 'sluice.refusals', 'insert'), ('sluice_ingest', 'sluice.log', 'insert'),
+                       ('sluice_worker', 'sluice.watchdog', 'update'), ('sluice_worker', 'sluice.delivery_state', 'select'),
+                       ('sluice_operator', 'sluice.watchdog', 'select'), ('sluice_operator', 'sluice.delivery_state', 'select'),
+                       ('sluice_reader', 'sluice.watchdog', 'select'), ('sluice_reader', 'sluice.ranges', 'select')) n(name, relation, privilege)
           left join pg_roles r on r.rolname = n.name
+         group by n.name
          order by 1
         "#
     )
@@ -100,25 +103,14 @@ pub async fn sinks(conn: &mut PgConnection) -> Result<Vec<Sink>, sqlx::Error> {
         r#"
         select s.name, s.events, s.retired_at is not null as "is_retired!", s.paused,
                case when s.breaker <> 'closed' then coalesce(s.breaker_reason, 'no reason kept') end as rests_for,
-               -- The predicates are the partial indexes' own, so that no finished row is read.
-               (select count(*) from (select from sluice.deliveries d
-                 where d.sink = s.name and d.status = 'pending' and d.due_at is null limit $1::bigint + 1) x) as "fresh!",
-               (select count(*) from (select from sluice.deliveries d
-                 where d.sink = s.name and d.status = 'pending' and d.due_at is not null and d.generation = 0 limit $1::bigint + 1) x)
-               + (select count(*) from (select from sluice.deliveries d
-                 where d.sink = s.name and d.status = 'pending' and d.due_at is not null and d.generation > 0 limit $1::bigint + 1) x) as "waiting!",
-               (select count(*) from (select from sluice.deliveries d where d.sink = s.name and d.status = 'dead' limit $1::bigint + 1) x) as "dead!",
+               least(coalesce(b.fresh, 0), $1::bigint + 1) as "fresh!", least(coalesce(b.waiting, 0), $1::bigint + 1) as "waiting!",
+               (select count(*) from (select from sluice.delivery_state d where d.sink = s.name and d.status = 'dead' limit $1::bigint + 1) x) as "dead!",
                (select coalesce(sum(c.dead), 0)::bigint from sluice.counters c where c.sink = s.name) as "dead_last_day!",
-               (select e.received_at from sluice.events e where e.seq = (
-                   -- The first of each lane, which the index begins with.
-                   select min(f.event_seq) from generate_series(0, 63) l(lane) cross join lateral (
-                       select d.event_seq from sluice.deliveries d
-                        where d.sink = s.name and d.lane = l.lane and d.status = 'pending' and d.due_at is null
-                        order by d.event_seq limit 1) f)) as oldest,
+               b.fresh_received_at as oldest,
                (select count(*) from sluice.workers w where s.name = any (w.sinks) and w.expires_at > now()) as "workers!",
                (select count(*) from sluice.lanes l where l.sink = s.name
                    and not exists (select from sluice.workers w where w.id = l.worker and w.expires_at > now())) as "lanes_unowned!"
-          from sluice.sinks s
+          from sluice.sinks s left join sluice.backlog b on b.sink = s.name
          order by s.name
         "#,
         ROWS_MAX,

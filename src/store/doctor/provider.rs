@@ -25,7 +25,7 @@ pub async fn kinds(conn: &mut PgConnection) -> Result<Vec<Kind>, sqlx::Error> {
         select source as "source!", type as event_type, count(*) as "events!", max(received_at) as "last!",
                count(*) filter (where quarantine is null and received_at > now() - interval '1 hour') as "accepted_last_hour!",
                count(*) filter (where derived_id) as "derived_ids!"
-          from (select source, type, received_at, quarantine, derived_id from sluice.events order by seq desc limit $1) e
+          from (select source, type, received_at, quarantine, derived_id from sluice.log order by seq desc limit $1) e
          group by source, type order by count(*) desc limit 1000
         "#,
         EVENTS_MAX,
@@ -49,7 +49,7 @@ pub async fn quarantines(conn: &mut PgConnection) -> Result<Vec<Quarantine>, sql
         Quarantine,
         r#"
         select quarantine as "reason!", count(*) as "events!", max(received_at) as "last!", max(event_id) as "example_event_id!"
-          from (select quarantine, received_at, event_id from sluice.events order by seq desc limit $1) e
+          from (select quarantine, received_at, event_id from sluice.log order by seq desc limit $1) e
          where quarantine is not null
          group by quarantine order by count(*) desc limit 50
         "#,
@@ -76,10 +76,11 @@ pub async fn repeats(conn: &mut PgConnection) -> Result<Repeats, sqlx::Error> {
         Repeats,
         r#"
         with repeated as (
-            select count(*) as events, (array_agg(event_id order by seq desc))[1:3] as ids
-              from (select seq, source, event_id, payload_hash, quarantine from sluice.events order by seq desc limit $1) e
-             where quarantine is null
-             group by source, payload_hash having count(*) > 1)
+            select count(*) as events, (array_agg(e.event_id order by e.seq desc))[1:3] as ids
+              from (select seq, source, event_id, quarantine from sluice.log order by seq desc limit $1) e
+              join sluice.event_ids i on i.event_id = e.event_id and i.source = e.source and i.quarantined_seq = 0
+             where e.quarantine is null
+             group by e.source, i.payload_hash having count(*) > 1)
         select count(*) as "bodies!", coalesce(sum(events), 0)::bigint as "events!",
                coalesce((select ids from repeated order by events desc limit 1), '{}') as "example_event_ids!"
           from repeated
@@ -96,9 +97,10 @@ pub async fn repeated_requests(conn: &mut PgConnection) -> Result<Repeats, sqlx:
         Repeats,
         r#"
         with recent as materialized (
-            select seq, source, event_id, payload_hash
-              from (select seq, source, event_id, payload_hash, quarantine from sluice.events order by seq desc limit $1) e
-             where quarantine is null),
+            select e.seq, e.source, e.event_id, i.payload_hash
+              from (select seq, source, event_id, quarantine from sluice.log order by seq desc limit $1) e
+              join sluice.event_ids i on i.event_id = e.event_id and i.source = e.source and i.quarantined_seq = 0
+             where e.quarantine is null),
         bodies as (select source, payload_hash from recent group by 1, 2 having count(*) > 1 limit 1000),
         suspects as (select r.* from recent r join bodies b on b.source = r.source and b.payload_hash = r.payload_hash limit $2),
         repeated as (
@@ -175,7 +177,7 @@ pub async fn scores(conn: &mut PgConnection) -> Result<Scores, sqlx::Error> {
                count(*) filter (where not practice and not scored) as "graded_without!"
           from (select coalesce(jsonb_typeof(b.data -> 'score') in ('number', 'string'), false) as scored,
                        coalesce(b.data ->> 'quizType', '') ilike '%practice%' as practice
-                  from (select seq from (select seq, type from sluice.events order by seq desc limit $1) e
+                  from (select seq from (select seq, type from sluice.log order by seq desc limit $1) e
                          where type = 'quiz.submitted' order by seq desc limit $2) q
                   join sluice.payloads p on p.event_seq = q.seq
                  cross join lateral (select sluice.try_jsonb(p.payload) -> 'data' as data) b

@@ -36,13 +36,13 @@ async fn whatever_keeps_the_database_from_committing_is_answered_503_in_time_and
         ),
         (
             "no right to insert",
-            "revoke insert on sluice.events from sluice_ingest".into(),
-            "grant insert on sluice.events to sluice_ingest".into(),
+            "revoke insert on sluice.log from sluice_ingest".into(),
+            "grant insert on sluice.log to sluice_ingest".into(),
         ),
         (
             "a column that refuses",
-            "alter table sluice.events add constraint refuses check (seq < 0) not valid".into(),
-            "alter table sluice.events drop constraint refuses".into(),
+            "alter table sluice.log add constraint refuses check (seq < 0) not valid".into(),
+            "alter table sluice.log drop constraint refuses".into(),
         ),
     ] {
         system.execute(&breaks).await;

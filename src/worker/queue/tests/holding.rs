@@ -1,151 +1,278 @@
-//! What is held in memory and for how long, what is left in the database, and what a refresh drops.
+//! What is held in memory and for how long, up to where lanes are settled, and what a refresh or a handover drops.
 
 use super::*;
 
-#[test]
-fn a_hot_key_is_read_further_when_half_of_its_room_is_free_and_no_sooner() {
-    let mut queue = hot_key(100);
-    read_nothing(&mut queue, 0);
-    for left in (0..KEY_ROWS_MAX).rev() {
-        let place = take(&mut queue).unwrap();
-        finish(&mut queue, place, Settled::Done);
-        let reads = queue.plan(at(0), NOTHING_NEW).iter().any(|wanted| wanted.fresh.is_some());
-        assert_eq!(reads, left <= KEY_ROWS_MAX / 2, "with {left} rows behind the one that is tried");
-        if reads {
-            return;
-        }
-    }
+/// The lane, the position and the revision of each settlement.
+fn settlements(queue: &Queue<()>) -> Vec<(i16, i64, i32)> {
+    queue.settlements(1)
 }
 
 #[test]
-fn without_order_a_keys_rows_are_tried_beside_each_other_and_so_are_replays() {
-    let mut unordered = reading(Queue::new(false, 10, 1000), false, &[(7, 1, 100)]);
-    offered(&mut unordered, [fresh(2, 7), fresh(3, 7)], 0);
-    assert_eq!(taken(&mut unordered), [2, 3]);
-    let mut ordered = queue();
-    offered(&mut ordered, [2, 3].map(|seq| row(seq, Some(7), Origin::Replay, Some(at(0)))), 0);
-    assert_eq!(taken(&mut ordered), [2, 3]);
-}
-
-#[test]
-fn a_lane_is_not_let_go_while_rows_that_were_made_to_wait_are_being_recorded() {
+fn a_lane_is_settled_up_to_the_first_event_that_has_no_row_yet() {
     let mut queue = queue();
-    offered(&mut queue, [fresh(1, 7), fresh(2, 7), fresh(3, 7)], 0);
+    assert_eq!(settled(&queue), TAIL);
+    offered(&mut queue, [fresh(10, 7), fresh(20, 8), fresh(30, 7), waiting(5, 9, 0)]);
+    assert_eq!(settled(&queue), 9, "a waiting one has its own");
+    let (first, second) = (take(&mut queue).unwrap(), take(&mut queue).unwrap());
+    finish(&mut queue, second, Settled::Done);
+    assert_eq!(settled(&queue), 9);
+    fail(&mut queue, first, 100);
+    assert_eq!(settled(&queue), TAIL, "10 waits, and 30 is parked");
+}
+
+#[test]
+fn what_is_made_to_wait_counts_as_unsettled_until_it_is_recorded() {
+    let mut queue = queue();
+    offered(&mut queue, [fresh(10, 7), fresh(20, 7)]);
     let head = take(&mut queue).unwrap();
-    let behind = queue.block(head, at(100));
-    let Offer::Park(parked, due) = queue.offer(fresh(4, 7), at(0)) else { panic!("it overtakes") };
+    let later = queue.block(head);
+    let third = parks(&mut queue, fresh(30, 7));
     finish(&mut queue, head, Settled::Waits(at(100)));
-    let recording: Vec<Place> = behind.iter().chain([&parked]).map(Row::place).collect();
-    assert_eq!(recording.iter().map(|place| place.seq).collect::<Vec<_>>(), [2, 3, 4]);
-    for place in recording {
-        assert!(!queue.is_quiet(), "{} is not recorded yet", place.seq);
-        queue.settle(place, Settled::Waits(due));
-    }
-    assert!(queue.is_quiet());
+    assert_eq!(settled(&queue), 19);
+    queue.settle(later[0].place(), Settled::Parked);
+    assert_eq!(settled(&queue), 29);
+    queue.settle(third, Settled::Parked);
+    assert_eq!(settled(&queue), TAIL);
 }
 
 #[test]
-fn a_waiting_row_stays_in_the_database_while_its_key_is_full_or_falls_back_or_has_left_others_there() {
-    let heads = [(7, 1, 0)];
-    let mut full = reading(Queue::new(true, 10, 1000), false, &heads);
-    let waiting_of = |seqs: std::ops::RangeInclusive<i64>| seqs.map(|seq| waiting(seq, 7, 0));
-    offered(&mut full, waiting_of(1..=KEY_ROWS_MAX as i64 + 1), 0);
-    assert!(matches!(full.offer(waiting(100, 7, 0), at(0)), Offer::Ignored), "it is full");
-    let place = take(&mut full).unwrap();
-    finish(&mut full, place, Settled::Done);
-    assert!(matches!(full.offer(waiting(101, 7, 0), at(0)), Offer::Ignored), "100 was left, so 101 must not come before it");
-
-    let mut falls_back = reading(Queue::new(true, 10, 1000), false, &heads);
-    offered(&mut falls_back, waiting_of(1..=1), 0);
-    let head = take(&mut falls_back).unwrap();
-    falls_back.block(head, at(0));
-    assert!(matches!(falls_back.offer(waiting(2, 7, 0), at(0)), Offer::Ignored), "its head is to wait");
-    assert_eq!(falls_back.held[Origin::Waiting as usize], 1);
+fn settlements_are_of_lanes_that_came_so_much_further() {
+    let mut queue = caught_up(Queue::new(true, 10, 1000), &[0, 1], false);
+    offered(&mut queue, [in_lane_1(101, 17)]);
+    assert_eq!(settlements(&queue), [(0, TAIL, 1), (1, 100, 1)]);
+    assert_eq!(queue.settlements(101), [(0, TAIL, 1)]);
+    queue.note_settled(0, TAIL);
+    assert_eq!(settlements(&queue), [(1, 100, 1)]);
+    queue.note_settled(1, 100);
+    queue.note_settled(1, 50);
+    assert_eq!(settlements(&queue), []);
 }
 
 #[test]
-fn the_end_of_a_replays_try_makes_room_for_another_and_that_of_any_other_row_does_not() {
+fn what_a_refresh_forgot_is_unsettled_until_it_was_read_again() {
     let mut queue = queue();
-    offered(&mut queue, (101..=150).map(replay), 0);
-    let begun: Vec<Place> = std::iter::from_fn(|| queue.take()).map(|taken| taken.row.place()).collect();
-    queue.tried(fresh(1, 7).place(), false);
-    assert!(queue.take().is_none());
-    queue.tried(begun[0], false);
-    assert!(queue.take().is_some() && queue.take().is_none());
-}
-
-#[test]
-fn due_times_are_remembered_once_and_up_to_a_bound() {
-    let mut queue = queue();
-    for seq in 1..=TIMERS_MAX as i64 + 5 {
-        offered(&mut queue, [fresh(seq, seq as u64)], 0);
-        let place = take(&mut queue).unwrap();
-        // Later ones first, so that each is the next one.
-        let due = at(1_000_000 - seq / 2);
-        finish(&mut queue, place, Settled::Waits(due));
-        if seq == 5 {
-            assert_eq!(queue.timers.len(), 3, "1, 2 and 3, 4 and 5");
-        }
-    }
-    for seq in 20_001..=20_000 + TIMERS_MAX as i64 {
-        offered(&mut queue, [fresh(seq, seq as u64)], 0);
-        let place = take(&mut queue).unwrap();
-        finish(&mut queue, place, Settled::Waits(at(900_000 - seq)));
-    }
-    assert_eq!(queue.timers.len(), TIMERS_MAX);
-}
-
-#[test]
-fn a_try_can_begin_when_a_row_is_ready_or_replayed_or_the_only_suspect() {
-    let mut queue = queue();
-    assert!(!queue.has_ready());
-    offered(&mut queue, [fresh(1, 7)], 0);
-    assert!(queue.has_ready());
+    offered(&mut queue, [fresh(10, 7), fresh(20, 8)]);
     take(&mut queue);
-    assert!(!queue.has_ready(), "it is being tried");
-    offered(&mut queue, [replay(2)], 0);
-    assert!(queue.has_ready());
-
-    let mut orphaned = reading(Queue::new(true, 10, 1000), true, &[]);
-    offered(&mut orphaned, [fresh(1, 7), fresh(2, 8)], 0);
-    assert!(orphaned.has_ready());
-    let suspect = orphaned.take().unwrap();
-    assert!(!orphaned.has_ready(), "one suspect at a time");
-    orphaned.tried(suspect.row.place(), true);
-    assert!(orphaned.has_ready());
-    take(&mut orphaned);
-    assert!(!orphaned.has_ready());
+    queue.refresh();
+    finish(&mut queue, fresh(10, 7).place(), Settled::Done);
+    assert_eq!(settled(&queue), 19);
+    let plan = queue.plan_log(TAIL + 10, TAIL + 10);
+    assert!(plan.near.wants(0, 20, false) && !plan.near.wants(0, 19, false));
+    offered(&mut queue, [fresh(20, 8)]);
+    queue.learn_log(&plan.near, None);
+    assert_eq!(settled(&queue), 19);
+    finish_all(&mut queue);
+    assert_eq!(settled(&queue), TAIL + 10);
 }
 
 #[test]
-fn a_refresh_drops_what_is_not_being_tried_and_reads_it_again_and_nothing_else() {
+fn a_lane_that_is_handed_over_is_settled_no_further_than_it_was_read() {
     let mut queue = queue();
-    queue.own(1, false, []);
-    for wanted in queue.plan(at(0), EVERYTHING) {
-        queue.learn(&wanted, &Found { fresh: 1, fresh_last: 100, ..Found::default() }, at(0));
+    offered(&mut queue, [fresh(500, 7), fresh(600, 7)]);
+    let tried = take(&mut queue).unwrap();
+    queue.begin_release(1);
+    // What the tail sees from now on it has not seen.
+    let plan = queue.plan_log(2_000, 2_000);
+    assert!(plan.near.is_empty() && plan.far.is_empty());
+    assert_eq!(settled(&queue), 499);
+    finish(&mut queue, tried, Settled::Done);
+    assert_eq!(queue.quiet(), [(0, 599, 1)], "600 was forgotten");
+
+    let mut idle = self::queue();
+    idle.begin_release(1);
+    idle.plan_log(2_000, 2_000);
+    assert_eq!(idle.quiet(), [(0, TAIL, 1)]);
+}
+
+#[test]
+fn what_is_put_back_while_its_lane_is_handed_over_is_the_next_owners() {
+    let mut queue = queue();
+    offered(&mut queue, [fresh(500, 7), fresh(501, 8)]);
+    let (first, second) = (queue.take().unwrap(), queue.take().unwrap());
+    queue.begin_release(1);
+    for taken in [second, first] {
+        queue.tried(taken.row.place(), false);
+        assert!(queue.quiet().is_empty());
+        queue.put_back(taken.row);
     }
-    offered(&mut queue, [fresh(10, 7), fresh(11, 7), waiting(5, 6, 0), fresh(12, 8), in_lane_1(20, 17), in_lane_1(21, 18)], 0);
+    assert_eq!((queue.held, queue.quiet()), ([0; 3], vec![(0, 499, 1)]));
+}
+
+#[test]
+fn an_event_changed_by_another_is_read_again_before_it_is_settled() {
+    let mut queue = queue();
+    offered(&mut queue, [fresh(500, 7)]);
+    let place = take(&mut queue).unwrap();
+    finish(&mut queue, place, Settled::Unknown);
+    assert_eq!((settled(&queue), queue.held), (499, [0; 3]));
+    let plan = queue.plan_log(TAIL, TAIL);
+    assert!(plan.near.wants(0, 500, false));
+    let wanted = queue.plan_due(at(0), false).remove(0);
+    assert_eq!((wanted.waiting.unwrap().0, wanted.replay.unwrap().0), (DuePosition::START, DuePosition::START));
+}
+
+#[test]
+fn a_waiting_row_that_was_changed_by_another_holds_up_nothing() {
+    let mut queue = queue();
+    offered(&mut queue, [waiting(500, 7, 0)]);
+    let place = take(&mut queue).unwrap();
+    finish(&mut queue, place, Settled::Unknown);
+    assert_eq!(settled(&queue), TAIL);
+}
+
+#[test]
+fn new_rules_are_read_by_from_where_the_lane_is_settled() {
+    let mut queue = queue();
+    queue.note_settled(0, 100);
+    offered(&mut queue, [fresh(500, 7), fresh(501, 8)]);
+    take(&mut queue);
+    queue.restart(0, 100, 2);
+    assert_eq!((settled(&queue), queue.revision(), queue.held), (100, Some(2), [1, 0, 0]));
+    queue.restart(5, 100, 2);
+    assert_eq!(queue.lanes.len(), 1, "one that it does not own");
+    read_log(&mut queue, TAIL);
+    assert_eq!(settlements(&queue), [(0, 499, 2)], "500 is still being tried");
+}
+
+#[test]
+fn the_keys_of_what_is_forgotten_are_swept_and_asked_about() {
+    let mut queue = queue();
+    queue.learn_sweep((0, 1, i64::MIN), &[]);
+    assert!(!queue.must_ask(0, 7));
+    offered(&mut queue, [fresh(500, 7)]);
+    queue.restart(0, 0, 2);
+    assert!(queue.must_ask(0, 7), "a suspect has its row by the attempt that was counted");
+    assert_eq!(queue.plan_sweeps(), [(0, 1, i64::MIN)], "it may be over when it is read again, and others parked behind it");
+}
+
+#[test]
+fn a_refresh_drops_what_is_not_being_tried_and_nothing_else() {
+    let mut queue = caught_up(Queue::new(true, 10, 1000), &[0, 1], false);
+    offered(&mut queue, [fresh(10, 7), fresh(11, 7), waiting(5, 6, 0), fresh(12, 8), in_lane_1(20, 17), in_lane_1(21, 18)]);
     let tried = take(&mut queue).unwrap();
     assert_eq!(tried.seq, 10);
-    offered(&mut queue, [replay(3)], 0);
+    offered(&mut queue, [replay(3)]);
     queue.begin_release(1);
     assert_eq!(queue.held, [3, 1, 1], "lane 1 is handed over, with what it held");
     queue.refresh();
     assert_eq!(queue.held, [1, 0, 0]);
-    let plan = queue.plan(at(0), NOTHING_NEW);
-    assert_eq!(plan.iter().map(|wanted| (wanted.lane, wanted.fresh.unwrap().0)).collect::<Vec<_>>(), [(0, 10)], "from 11 on");
-    offered(&mut queue, [fresh(11, 7), fresh(12, 8)], 0);
-    assert_eq!(taken(&mut queue), [12], "11 waits for 10, which is still being tried");
+    let plan = queue.plan_log(TAIL, TAIL);
+    assert!(plan.near.wants(0, 11, false) && !plan.near.wants(0, 10, false) && !plan.near.wants(1, 20, true));
+    offered(&mut queue, [fresh(11, 7), fresh(12, 8), waiting(5, 6, 0), replay(3)]);
+    assert_eq!(taken(&mut queue), [12, 5, 3], "11 waits for 10, which is still being tried");
     finish(&mut queue, tried, Settled::Done);
     assert_eq!(taken(&mut queue), [11]);
 }
 
 #[test]
-fn a_refresh_reads_again_what_a_key_that_falls_back_had_left() {
-    let mut queue = hot_key(100);
-    let head = take(&mut queue).unwrap();
-    let behind = queue.block(head, at(100));
+fn a_refresh_looks_for_waiting_rows_everywhere_and_sweeps_the_keys() {
+    let mut queue = queue();
+    queue.learn_sweep((0, 1, i64::MIN), &[]);
+    queue.offer_stranded(0, 7, 1);
+    read_pages(&mut queue, &[parked(1, 7), parked(2, 7)], 0);
     queue.refresh();
-    let (after, _) = queue.plan(at(0), NOTHING_NEW).remove(0).fresh.unwrap();
-    assert_eq!(after + 1, behind.last().unwrap().seq + 1, "the first that was not taken in");
+    assert!(queue.keys.is_empty() && queue.held == [0; 3]);
+    assert_eq!(queue.plan_sweeps(), [(0, 1, i64::MIN)]);
+    queue.learn_sweep((0, 1, i64::MIN), &[(7, 1, true)]);
+    read_pages(&mut queue, &[parked(1, 7), parked(2, 7)], 0);
+    assert_eq!(finish_all(&mut queue), [1, 2]);
+}
+
+#[test]
+fn a_refresh_leaves_what_is_being_recorded_before_what_it_reads_again() {
+    let mut queue = queue();
+    offered(&mut queue, [fresh(1, 7), fresh(2, 7)]);
+    let head = take(&mut queue).unwrap();
+    let later = queue.block(head);
+    queue.refresh();
+    let third = parks(&mut queue, fresh(3, 7));
+    finish(&mut queue, head, Settled::Waits(at(0)));
+    [later[0].place(), third].into_iter().for_each(|place| queue.settle(place, Settled::Parked));
+    read_pages(&mut queue, &[waiting(1, 7, 0), parked(2, 7), parked(3, 7)], 0);
+    assert_eq!(finish_all(&mut queue), [1, 2, 3]);
+}
+
+#[test]
+fn a_lane_that_is_handed_over_takes_nothing_new_and_goes_when_it_is_quiet() {
+    let mut queue = queue();
+    offered(&mut queue, [fresh(1, 7), fresh(2, 7), fresh(3, 8), fresh(4, 9)]);
+    let (first, second) = (queue.take().unwrap(), queue.take().unwrap());
+    assert_eq!(queue.owned(), 1);
+    queue.begin_release(1);
+    assert_eq!((queue.owned(), queue.held), (0, [2, 0, 0]));
+    assert!(queue.take().is_none() && is_ignored(&mut queue, fresh(5, 10)) && is_ignored(&mut queue, waiting(6, 10, 0)));
+    assert!(queue.quiet().is_empty() && !queue.is_quiet());
+    queue.tried(first.row.place(), false);
+    finish(&mut queue, first.row.place(), Settled::Done);
+    queue.tried(second.row.place(), false);
+    queue.put_back(second.row);
+    assert_eq!(queue.quiet(), [(0, 1, 1)]);
+    assert_eq!((queue.held, queue.keys.len(), queue.lanes.len()), ([0; 3], 0, 0));
+}
+
+#[test]
+fn a_lane_is_not_let_go_while_rows_are_being_recorded_as_waiting() {
+    let mut queue = queue();
+    offered(&mut queue, [fresh(1, 7), fresh(2, 7), fresh(3, 7)]);
+    let head = take(&mut queue).unwrap();
+    let behind = queue.block(head);
+    let parked = parks(&mut queue, fresh(4, 7));
+    queue.begin_release(1);
+    finish(&mut queue, head, Settled::Waits(at(100)));
+    let recording: Vec<Place> = behind.iter().map(Row::place).chain([parked]).collect();
+    assert_eq!(recording.iter().map(|place| place.seq).collect::<Vec<_>>(), [2, 3, 4]);
+    for place in recording {
+        assert!(!queue.is_quiet() && queue.quiet().is_empty(), "{} is not recorded yet", place.seq);
+        queue.settle(place, Settled::Parked);
+    }
+    assert_eq!(queue.quiet(), [(0, TAIL, 1)]);
+}
+
+#[test]
+fn lanes_are_handed_over_from_the_last_on_and_none_twice() {
+    let mut queue = caught_up(Queue::new(true, 10, 1000), &[0, 1, 2], false);
+    queue.begin_release(1);
+    queue.begin_release(1);
+    assert_eq!((queue.owned(), queue.quiet()), (1, vec![(1, TAIL, 1), (2, TAIL, 1)]));
+}
+
+#[test]
+fn due_times_are_remembered_once_and_up_to_a_bound() {
+    let mut queue = queue();
+    let wait = |queue: &mut Queue<()>, seq: i64, due_ms: i64| {
+        offered(queue, [row(seq, None, Origin::Fresh, None)]);
+        let place = take(queue).unwrap();
+        finish(queue, place, Settled::Waits(at(due_ms)));
+    };
+    for seq in 1..=TIMERS_MAX as i64 + 5 {
+        // Later ones first, so that each is the next one.
+        wait(&mut queue, seq, 1_000_000 - seq / 2);
+        if seq == 5 {
+            assert_eq!(queue.timers.len(), 3, "1, 2 and 3, 4 and 5");
+        }
+    }
+    (20_001..=20_000 + TIMERS_MAX as i64).for_each(|seq| wait(&mut queue, seq, 900_000 - seq));
+    assert_eq!(queue.timers.len(), TIMERS_MAX);
+}
+
+#[test]
+fn owed_is_what_lies_in_an_interval_and_is_of_its_types() {
+    let mut queue = Queue::<()>::new(true, 10, 1000);
+    assert!(!queue.subscribes(1, None), "nothing is known to be owed");
+    assert_eq!(queue.types(), Some(vec![]));
+    let one = |from_seq, until_seq, types: Option<&[&str]>| Subscription {
+        from_seq,
+        until_seq,
+        types: types.map(|types| types.iter().map(ToString::to_string).collect()),
+    };
+    queue.subscribe(vec![one(10, 20, Some(&["a", "b"])), one(20, 30, Some(&["c"]))]);
+    let owed = |queue: &Queue<()>, of| [9, 10, 19, 20, 29, 30].map(|seq| queue.subscribes(seq, of));
+    assert_eq!(owed(&queue, Some("a")), [false, true, true, false, false, false]);
+    assert_eq!(owed(&queue, Some("c")), [false, false, false, true, true, false]);
+    assert_eq!(owed(&queue, None), [false; 6], "it has no type");
+    assert_eq!(queue.types(), Some(["a", "b", "c"].map(String::from).to_vec()));
+    queue.subscribe(vec![one(10, 20, Some(&["a"])), one(20, i64::MAX, None)]);
+    assert_eq!(owed(&queue, None), [false, false, false, true, true, true]);
+    assert_eq!(owed(&queue, Some("x")), [false, false, false, true, true, true]);
+    assert_eq!(queue.types(), None, "any may be owed");
 }
