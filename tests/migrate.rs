@@ -8,10 +8,12 @@ mod server;
 mod version_0_1;
 
 use sha2::{Digest, Sha256};
+use sluice::clock;
 use sluice::store::migrate::{self, Error, SchemaError, State};
 use sqlx::{Connection, Executor, PgConnection};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Set for the child process that migrates and is killed.
 const MIGRATE_URL: &str = "SLUICE_TEST_MIGRATE_URL";
@@ -402,6 +404,31 @@ async fn workers_and_rights_of_0_1_0_do_not_outlive_the_migration() {
     assert!(refused.to_string().contains("a worker of version 0.1 cannot work on this database"), "{refused}");
     conn.execute("reset sluice.worker").await.unwrap();
     assert!(holds(&mut conn, "select bool_and(status = 'pending') from sluice.deliveries").await);
+}
+
+/// A commit of ingest is given up after 2.5 s, and its request answered 503.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_behind_a_long_query_stalls_no_ingest_meanwhile() {
+    let (url, _conn, _server) = database("m_long_query").await;
+    let mut ingest = version_0_1::migrated(&url).await;
+    version_0_1::store(&mut ingest, "before", "t", None, b"{}").await;
+    let mut reader = PgConnection::connect(&url).await.unwrap();
+    reader.execute("begin; select 1 from sluice.events limit 1").await.unwrap();
+    let migrating = tokio::spawn(async move { migrate::up(&url).await.unwrap() });
+    let began = clock::instant();
+    let mut longest = Duration::ZERO;
+    for n in 0.. {
+        let sent = clock::instant();
+        version_0_1::store(&mut ingest, &format!("meanwhile:{n}"), "t", None, b"{}").await;
+        longest = longest.max(sent.elapsed());
+        if began.elapsed() > Duration::from_secs(6) {
+            break;
+        }
+    }
+    assert!(longest < Duration::from_millis(2000), "a commit took {longest:?}");
+    assert!(!migrating.is_finished(), "the query is in its way");
+    reader.execute("commit").await.unwrap();
+    assert_eq!(migrating.await.unwrap().first().map(|applied| applied.version), Some(13));
 }
 
 #[test]
