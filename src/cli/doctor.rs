@@ -5,6 +5,7 @@ use crate::config::{Config, ConfigError, Part, parse_duration};
 use crate::doctor::{Finding, Level, house, provider};
 use crate::store::doctor;
 use crate::store::migrate::{self, SchemaError};
+use crate::store::ranges;
 use crate::store::servers::{Connection, Servers};
 use sqlx::PgConnection;
 use std::collections::BTreeSet;
@@ -117,6 +118,12 @@ impl Look {
         }
         if let (Some(sinks), Some(workers)) = (&sinks, &workers) {
             self.found.extend(house::delivering(sinks, workers, now));
+        }
+        if let Some(kept) = config.and_then(|config| config.retention.deliveries) {
+            let before = now - kept;
+            if let Some(ranges) = self.at("retention", async |conn| ranges::report(conn, before).await).await? {
+                self.found.push(house::ranges(&ranges, before));
+            }
         }
         Ok(sinks.unwrap_or_default())
     }

@@ -3,6 +3,7 @@
 use super::{Finding, Level, counted, stretch};
 use crate::config;
 use crate::store::doctor::{ROWS_MAX, Role, Server, Sink};
+use crate::store::ranges::Range;
 use chrono::{DateTime, Utc};
 
 /// Fewer free connections than ingest, two workers and an operator may come to need.
@@ -67,6 +68,27 @@ pub fn roles(roles: &[Role]) -> Finding {
         return Finding::new(Level::Note, "roles", what, format!("missing: {missing}"), action);
     }
     Finding::ok("roles", "all four have the rights of this version")
+}
+
+/// How much longer than `[retention]` says a range may stay before that is worth a word: it goes as a whole, and when nothing of it is owed.
+const RANGE_LATE: chrono::Duration = chrono::Duration::days(1);
+
+/// Ranges of the log, as if all received before that time may go: whether some should have gone.
+pub fn ranges(ranges: &[Range], before: DateTime<Utc>) -> Finding {
+    let is_late = |range: &&Range| range.newest_received_at.is_some_and(|newest| newest < before - RANGE_LATE);
+    let late: Vec<&Range> = ranges.iter().filter(is_late).collect();
+    let Some(first) = late.first() else {
+        return Finding::ok("retention", format!("{} ranges of the log, none kept longer than it should be", ranges.len()));
+    };
+    let (evidence, action) = match &first.kept_by {
+        Some(reason) => (
+            reason.clone(),
+            "deliver what is pending, skip it, or retire the sink that waits; `sluice prune --before … --dry-run` shows each range",
+        ),
+        None => ("nothing keeps it".into(), "start a worker with this config: it drops what may go"),
+    };
+    let what = format!("{} ranges of the log are kept longer than [retention] says, the first is range {}", late.len(), first.number);
+    Finding::new(Level::Warning, "retention", what, evidence, action)
 }
 
 /// The config's sinks, and the database's.

@@ -55,6 +55,7 @@ grant select on sluice.log, sluice.events, sluice.event_ids, sluice.quarantined_
     to sluice_reader, sluice_operator;
 
 grant select (id, received_at, source, bytes) on sluice.unverified to sluice_reader, sluice_operator;
+grant execute on function sluice.range_report(timestamptz) to sluice_reader, sluice_operator;
 
 -- Replays, sets statuses, pauses. Each leaves a row in sluice.audit.
 grant update (status) on sluice.deliveries, sluice.outbox to sluice_operator;

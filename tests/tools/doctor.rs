@@ -356,3 +356,21 @@ async fn a_type_is_looked_for_among_the_newest_events_alone_however_many_there_a
     ingest.client().store(&Event::new("q", "quiz.submitted", "u", 1)).await;
     assert!(doctor(&system).await.of("never_seen").iter().all(|line| !line.contains("quiz.submitted")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_is_kept_longer_than_the_config_says_is_told_with_what_keeps_it() {
+    let system = System::new("doctor_ranges").await;
+    system.execute("insert into sluice.sinks (name, kind, owed_earlier) values ('lms', 'null', true)").await;
+    let ingest = system.ingest().await;
+    ingest.client().store(&Event::of("u", 0)).await;
+    let config = system.config(&format!("[retention]\ndeliveries = \"1d\"\n{}", SINK.replace("nowhere", "lms")));
+    let look = async || ask(&system, Some(&config), &system.url, &[]).await;
+    look().await.assert("retention", "ok: 1 ranges of the log, none kept longer", &[]);
+    // Its range is full, and its time over.
+    system.execute("select setval('sluice.event_seq', (select max(until_seq) from sluice.ranges))").await;
+    system.execute("update sluice.log set received_at = now() - interval '3 days'").await;
+    let late = "warning: 1 ranges of the log are kept longer than [retention] says, the first is range 0";
+    look().await.assert("retention", late, &["sink lms has settled it up to 0 only"]);
+    system.execute("update sluice.sinks set retired_at = now()").await;
+    look().await.assert("retention", late, &["nothing keeps it", "start a worker"]);
+}
