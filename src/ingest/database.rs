@@ -46,9 +46,23 @@ impl Database {
             self.ensure_ranges().await?;
             return Err(Trouble::Again);
         }
+        if let Ok(Err(error)) = &stored
+            && events::numbers_are_taken(error)
+        {
+            self.advance_sequence().await?;
+            return Err(Trouble::Again);
+        }
         let stored = self.judge(stored)?;
         self.expects_taken = stored.contains(&false);
         Ok(stored)
+    }
+
+    async fn advance_sequence(&mut self) -> Result<(), Trouble> {
+        tracing::warn!("the sequence of the log is behind its tables: advancing it");
+        let patience = self.patience;
+        let connection = self.connection().await?;
+        let advanced = timeout(patience, ranges::advance_sequence(connection)).await;
+        self.judge(advanced)
     }
 
     async fn ensure_ranges(&mut self) -> Result<(), Trouble> {

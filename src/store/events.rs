@@ -112,6 +112,12 @@ pub fn lacks_range(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "23514")
 }
 
+/// Whether an insert failed because its numbers are taken: the sequence is behind its tables.
+pub fn numbers_are_taken(error: &sqlx::Error) -> bool {
+    let constraint = error.as_database_error().filter(|error| error.is_unique_violation()).and_then(|error| error.constraint());
+    constraint.is_some_and(|name| (name.starts_with("log_") || name.starts_with("payloads_")) && name.ends_with("_pkey"))
+}
+
 /// The payload hashes under which these events' ids are stored, in the batch's order; `None`: the id is not stored (any more).
 ///
 /// To be asked after [`insert_batch`], as a statement of its own: its snapshot sees what the insert ran into. When this returns, that is safe: a row can be

@@ -99,5 +99,12 @@ async fn a_sequence_behind_its_tables_is_advanced_before_anything_is_stored() {
     assert_eq!(system.status("odd").await, "quarantined");
     let _worker = system.working(&config).await;
     system.drained(100).await;
+    // While both run.
+    system.execute("select setval('sluice.event_seq', 7)").await;
+    for n in 50..60 {
+        client.store(&Event::of("after", n)).await;
+    }
+    assert_eq!(client.post(&Event { id: "odder".into(), body: b"not json either".to_vec() }).await.text(), r#"{"received":true}"#);
+    system.drained(110).await;
     sink.assert_in_order();
 }
