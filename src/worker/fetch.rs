@@ -1,23 +1,26 @@
 //! The fetcher: one task that reads for all sinks and lanes of this worker. Fresh deliveries come from the log, once for all sinks that stand
 //! at the same place; what waits comes by its time, or by its key.
 
+mod plan;
+mod rows;
+
 use super::Shared;
 use super::conclude;
-use super::lane::DuePosition;
 use super::lease;
-use super::pipe::{Item, Pipe};
-use super::queue::{KEY_ROWS_MAX, Offer, Row};
-use super::reading::{Found, LogPlan, Readers, Wanted};
+use super::pipe::Item;
+use super::queue::{KEY_ROWS_MAX, Offer, Queue, Row};
+use super::reading::Found;
 use super::session::Session;
 use super::tail::{Span, Tail};
 use crate::clock;
 use crate::event::LANES;
-use crate::sink::{Delivery, idempotency_key};
-use crate::store::deliveries::{self, DueRange, KeyPage, Origin, Ranges, ReadBy, Sweep, Swept, WaitingRow};
+use crate::store::deliveries::{self, ReadBy, Sweep, Swept, WaitingRow};
 use crate::store::log::{self, KeyOfSink, LogEvent, LogRange};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use metrics::histogram;
+use plan::{Plan, due_ranges, groups, is_owed, readers_of, unknown_keys, with_sinks};
+use rows::{fresh_row, waiting_row};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,12 +29,6 @@ use std::time::{Duration, Instant};
 /// After a read that found this many rows, the next hint may wait a little: many small reads cost more than a few larger ones.
 const BUSY_FROM: usize = 16;
 const BUSY_PAUSE: Duration = Duration::from_millis(3);
-
-/// Positions that one range covers at most: some 15 ms of looking where nothing is wanted.
-const RANGE_MAX: i64 = 50_000;
-
-/// Sinks that have to catch up read together where they are no further apart than this.
-const TOGETHER_WITHIN: i64 = 2_000;
 
 /// How often all lanes are swept for keys that nobody asks for: there should be none.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -87,31 +84,6 @@ struct Fetcher {
     /// The last read of the tail stopped at its limit.
     more: bool,
     sweeps_at: Instant,
-}
-
-/// What one read asks for.
-struct Plan {
-    began: DateTime<Utc>,
-    /// Of each sink.
-    log: Vec<LogPlan>,
-    due: Vec<Vec<Wanted>>,
-    pages: Vec<Vec<(i16, i64)>>,
-    sweeps: Vec<Vec<(i16, u64, i64)>>,
-    /// Of the tail; none: it is not read.
-    spans: Vec<Span>,
-    /// Sinks that have to catch up, those together that read together.
-    groups: Vec<Group>,
-    ranges: Vec<LogRange>,
-}
-
-/// Sinks that catch up together.
-struct Group {
-    /// Their places in the list of sinks.
-    pipes: Vec<usize>,
-    after: i64,
-    until: i64,
-    lanes: u64,
-    room: i64,
 }
 
 /// What one read has found.
@@ -365,103 +337,6 @@ impl Fetcher {
     }
 }
 
-impl Plan {
-    fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
-            && self.due.iter().all(Vec::is_empty)
-            && self.pages.iter().all(Vec::is_empty)
-            && self.sweeps.iter().all(Vec::is_empty)
-    }
-}
-
-/// Puts the sinks together that have to catch up and stand at about the same place. Nobody reads beyond the floor this way.
-fn groups(plans: &[LogPlan], floor: i64) -> Vec<Group> {
-    let mut far: Vec<(i64, usize)> =
-        plans.iter().enumerate().filter(|(_, plan)| !plan.far.is_empty()).filter_map(|(i, plan)| Some((plan.far.from?, i))).collect();
-    far.sort_unstable();
-    let mut groups: Vec<Group> = Vec::new();
-    for (from, i) in far.into_iter().filter(|(from, _)| *from < floor) {
-        let plan = &plans[i];
-        match groups.last_mut().filter(|group| from <= group.after + TOGETHER_WITHIN) {
-            Some(group) => {
-                group.pipes.push(i);
-                group.lanes |= plan.far.mask;
-                group.room = group.room.min(plan.room.max(1));
-            }
-            None => groups.push(Group {
-                pipes: vec![i],
-                after: from,
-                until: floor.min(from + RANGE_MAX),
-                lanes: plan.far.mask,
-                room: plan.room.max(1),
-            }),
-        }
-    }
-    groups
-}
-
-/// Which lanes of a sink an event was read for.
-fn readers_of(log: &LogPlan, reader: i32, first_group: i32, group: Option<usize>) -> Option<&Readers> {
-    if reader < first_group {
-        return Some(&log.near);
-    }
-    (group == Some((reader - first_group) as usize)).then_some(&log.far)
-}
-
-/// Whether an event is owed to a sink, and nothing but the log says so.
-fn is_owed<T>(queue: &super::queue::Queue<T>, event: &LogEvent, sink: &str) -> bool {
-    if event.recorded.iter().any(|recorded| recorded == sink) {
-        return false;
-    }
-    queue.subscribes(event.seq, event.event_type.as_deref()) || event.unstarted.iter().any(|unstarted| unstarted == sink)
-}
-
-/// Keys of fresh events of which memory knows nothing and the database may have rows waiting, with their sink and lane.
-fn unknown_keys(pipes: &[Arc<Pipe>], plan: &Plan, tail: &Tail, events: &[LogEvent]) -> Vec<(usize, i16, i64)> {
-    let first_group = plan.spans.len() as i32;
-    let mut keys = Vec::new();
-    for (tag, pipe) in pipes.iter().enumerate() {
-        let queue = pipe.queue();
-        if !queue.may_ask() {
-            continue;
-        }
-        let group = plan.groups.iter().position(|group| group.pipes.contains(&tag));
-        for event in events {
-            let Some(key) = event.key else { continue };
-            let is_new = event.reader >= first_group || tail.is_new(event.seq);
-            let readers = readers_of(&plan.log[tag], event.reader, first_group, group);
-            if readers.is_some_and(|readers| readers.wants(event.lane, event.seq, is_new))
-                && queue.must_ask(event.lane, key)
-                && is_owed(&queue, event, &pipe.name)
-            {
-                keys.push((tag, event.lane, key));
-            }
-        }
-    }
-    keys.sort_unstable();
-    keys.dedup();
-    keys
-}
-
-/// Each sink's part of a plan, with its number and its name.
-fn with_sinks<'a, T>(pipes: &'a [Arc<Pipe>], plans: &'a [Vec<T>]) -> impl Iterator<Item = (i32, &'a str, &'a T)> {
-    let of_sink = |(tag, (pipe, plan)): (usize, (&'a Arc<Pipe>, &'a Vec<T>))| plan.iter().map(move |one| (tag as i32, &*pipe.name, one));
-    pipes.iter().zip(plans).enumerate().flat_map(of_sink)
-}
-
-fn due_ranges<'a>(pipes: &'a [Arc<Pipe>], plan: &'a Plan) -> Ranges<'a> {
-    let mut ranges = Ranges::default();
-    for (tag, sink, wanted) in with_sinks(pipes, &plan.due) {
-        let lane = wanted.lane;
-        let due = |(position, limit): (DuePosition, i64)| DueRange { tag, sink, lane, due: position.due, seq: position.seq, limit };
-        ranges.waiting.extend(wanted.waiting.map(due));
-        ranges.replay.extend(wanted.replay.map(due));
-    }
-    let limit = KEY_ROWS_MAX as i64;
-    ranges.pages.extend(with_sinks(pipes, &plan.pages).map(|(tag, sink, &(lane, key))| KeyPage { tag, sink, lane, key, limit }));
-    ranges
-}
-
 /// Rows by the number of their sink.
 fn by_sink<T>(rows: Vec<T>, tag: impl Fn(&T) -> i32) -> HashMap<usize, Vec<T>> {
     let mut sorted: HashMap<usize, Vec<T>> = HashMap::new();
@@ -473,7 +348,7 @@ fn by_sink<T>(rows: Vec<T>, tag: impl Fn(&T) -> i32) -> HashMap<usize, Vec<T>> {
 
 /// Gives a queue its waiting rows. Returns whether there are more of them.
 fn offer_waiting(
-    queue: &mut super::queue::Queue<Box<Item>>,
+    queue: &mut Queue<Box<Item>>,
     plan: &Plan,
     tag: usize,
     mut rows: Vec<WaitingRow>,
@@ -513,67 +388,4 @@ fn offer_waiting(
         more |= queue.learn_due(wanted, &found[wanted.lane as usize]);
     }
     more && queue.has_room()
-}
-
-/// A fresh row of an event of the log; with `take`, no other sink needs what is in it.
-fn fresh_row(event: &mut LogEvent, payload: Option<Bytes>, sink: &str, take: bool) -> Row<Box<Item>> {
-    let text = |of: &mut String| if take { std::mem::take(of) } else { of.clone() };
-    let maybe = |of: &mut Option<String>| if take { of.take() } else { of.clone() };
-    let payload_left = payload.is_none().then_some(event.payload_bytes.unwrap_or(0) as usize);
-    Row {
-        epoch: 0,
-        seq: event.seq,
-        lane: event.lane,
-        key: event.key,
-        generation: 0,
-        attempts: 0,
-        origin: Origin::Fresh,
-        due_at: None,
-        mark: 0,
-        // Rows are moved from list to list: what the try needs stays where it is.
-        item: Box::new(Item {
-            delivery: Some(Delivery {
-                seq: event.seq,
-                idempotency_key: idempotency_key(&event.source, &event.event_id, sink),
-                source: event.source.as_str().into(),
-                event_id: text(&mut event.event_id),
-                event_type: maybe(&mut event.event_type),
-                order_key: maybe(&mut event.order_key),
-                received_at: event.received_at,
-                payload: payload.unwrap_or_default(),
-                traceparent: maybe(&mut event.traceparent),
-            }),
-            charged: false,
-            has_row: false,
-            payload_left,
-        }),
-    }
-}
-
-fn waiting_row(row: WaitingRow, sink: &str) -> Row<Box<Item>> {
-    let left = row.event.as_ref().filter(|event| event.payload.is_none());
-    let payload_left = left.map(|event| event.payload_bytes.unwrap_or(0) as usize).or(row.event.is_none().then_some(0));
-    let delivery = row.event.map(|event| Delivery {
-        seq: row.event_seq,
-        idempotency_key: idempotency_key(&event.source, &event.event_id, sink),
-        source: event.source.into(),
-        event_id: event.event_id,
-        event_type: event.event_type,
-        order_key: event.order_key,
-        received_at: event.received_at,
-        payload: event.payload.unwrap_or_default().into(),
-        traceparent: event.traceparent,
-    });
-    Row {
-        epoch: 0,
-        seq: row.event_seq,
-        lane: row.lane,
-        key: row.key,
-        generation: row.generation,
-        attempts: row.attempts,
-        origin: row.origin,
-        due_at: row.due_at,
-        mark: row.mark,
-        item: Box::new(Item { delivery, charged: false, has_row: true, payload_left }),
-    }
 }
