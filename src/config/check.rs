@@ -57,7 +57,7 @@ fn ingest(raw: &raw::Ingest) -> Result<Ingest, Problem> {
         body_bytes_max,
         header_timeout: read(&raw.header_timeout, "header_timeout", duration(MILLISECOND..=HOUR))?.unwrap_or(Duration::from_secs(10)),
         body_timeout: read(&raw.body_timeout, "body_timeout", duration(MILLISECOND..=HOUR))?.unwrap_or(Duration::from_secs(10)),
-        // Workers look back as far as this for events that commit out of order, so it may not grow without limit.
+        // A commit that is still possible keeps workers from settling what comes after it, so it may not grow without limit.
         commit_timeout: read(&raw.commit_timeout, "commit_timeout", duration(MILLISECOND..=MINUTE))?.unwrap_or(Duration::from_millis(2500)),
         connections_max: read(&raw.connections_max, "connections_max", values::count(1..=1_000_000))?.unwrap_or(8192),
         queue_events_max: read(&raw.queue_events, "queue_events", values::count(1..=10_000_000))?.unwrap_or(8192),

@@ -1,4 +1,4 @@
-//! The worker: drains the outbox to the sinks.
+//! The worker: delivers what the log owes to the sinks.
 //!
 //! A process takes a lease ([`lease`]) and with it some lanes of each of its sinks. One task reads the log, and what waits,
 //! ([`fetch`]) into each sink's queue ([`queue`]); one task a sink starts tries ([`attempt`]) as far as its breaker,
